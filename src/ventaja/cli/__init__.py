@@ -1,0 +1,5 @@
+"""The command `ventaja`: it reads a run file and flags, calls training, and prints."""
+
+from ventaja.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,117 @@
+"""The commands. Each reads its arguments, calls the library and prints what came of it."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+
+from ventaja.cli.arguments import Parser, read_config
+
+
+def rl(argv: list[str]) -> None:
+    """`ventaja rl`"""
+    from ventaja.training import config, train_rl
+
+    settings = read_config(
+        config.RlConfig,
+        argv,
+        prog="ventaja rl",
+        description="Train a model: sample answers, judge them with a reward, and learn from the difference.",
+    )
+    prepare_process()
+    run = train_rl(settings, command=_command("rl", argv))
+    _print_run(str(run.path))
+
+
+def sft(argv: list[str]) -> None:
+    """`ventaja sft`"""
+    from ventaja.training import config, train_sft
+
+    settings = read_config(
+        config.SftConfig,
+        argv,
+        prog="ventaja sft",
+        description="Train a model on examples of good answers.",
+    )
+    prepare_process()
+    run = train_sft(settings, command=_command("sft", argv))
+    _print_run(str(run.path))
+
+
+def evaluate(argv: list[str]) -> None:
+    """`ventaja eval`"""
+    from ventaja import training
+    from ventaja.cli.tables import evaluation_table
+
+    settings = read_config(
+        training.config.EvaluationConfig,
+        argv,
+        prog="ventaja eval",
+        description="Measure how often a model is right: sampled, greedy, and in at least one of k answers.",
+    )
+    prepare_process()
+    Console().print(evaluation_table(training.evaluate(settings)))
+
+
+def chat(argv: list[str]) -> None:
+    """`ventaja chat`"""
+    from ventaja.cli.chat import ChatConfig, talk
+
+    settings = read_config(
+        ChatConfig,
+        argv,
+        prog="ventaja chat",
+        description="Talk to a model. /reset forgets the conversation; /exit or Ctrl-D ends it.",
+        positional="model.name",
+    )
+    prepare_process()
+    talk(settings)
+
+
+def report(argv: list[str]) -> None:
+    """`ventaja report`"""
+    parser = Parser(prog="ventaja report", description="Write report.html into a run's folder.")
+    parser.add_argument("folder", metavar="FOLDER", help="A run's folder, as --run.folder named it.")
+    folder = parser.parse_args(argv).folder
+
+    from ventaja.tracking import write_report
+
+    print(write_report(folder))
+
+
+def algorithms(argv: list[str]) -> None:
+    """`ventaja algorithms`"""
+    parser = Parser(prog="ventaja algorithms", description="Compare the algorithms, part by part.")
+    parser.add_argument("--markdown", action="store_true", help="Print a Markdown table.")
+    markdown = parser.parse_args(argv).markdown
+
+    from ventaja.cli.tables import algorithms_markdown, algorithms_table
+
+    if markdown:
+        print(algorithms_markdown())
+        return
+    console = Console()
+    table = algorithms_table()
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console.width = console.measure(table, options=console.options.update_width(1000)).maximum
+    console.print(table)
+
+
+def prepare_process() -> None:
+    """What a command may do to its process, and a library may not: keep memory, and quieten transformers."""
+    from transformers.utils import logging
+
+    from ventaja.models.memory import keep_freed_memory
+
+    keep_freed_memory()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _command(name: str, argv: list[str]) -> str:
+    return shlex.join(["ventaja", name, *argv])
+
+
+def _print_run(folder: str) -> None:
+    print(f"The run is in {folder}. For a page about it: {shlex.join(['ventaja', 'report', folder])}")

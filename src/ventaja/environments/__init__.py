@@ -1,0 +1,33 @@
+"""Prompts to ask, and judges of the answers."""
+
+from ventaja.environments.data import load_examples, load_prompts
+from ventaja.environments.environment import Environment, SingleTurn
+from ventaja.environments.rewards import (
+    Reward,
+    RewardFunction,
+    broken_fraction,
+    check_broken,
+    default_rewards,
+    judge,
+    load_reward,
+)
+from ventaja.environments.verifiers import completion_text, exact_match, math_verify, reasoning_gym, regex
+
+__all__ = [
+    "Environment",
+    "Reward",
+    "RewardFunction",
+    "SingleTurn",
+    "broken_fraction",
+    "check_broken",
+    "completion_text",
+    "default_rewards",
+    "exact_match",
+    "judge",
+    "load_examples",
+    "load_prompts",
+    "load_reward",
+    "math_verify",
+    "reasoning_gym",
+    "regex",
+]

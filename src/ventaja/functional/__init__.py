@@ -1,0 +1,108 @@
+"""The textbook: one equation, one function. Tensors in, tensors out, no models.
+
+Losses are minimised and end in `_loss`. `log_ratio` is new − old. A mask is named by what True means.
+Suffixes give the axes: B sequences, T time, P prompts, G completions of a prompt, N packed tokens,
+V vocabulary, D width, K items of a ranking. In a signature, `*S` is any shape.
+"""
+
+from ventaja.functional.advantages import (
+    batch_centred,
+    gae,
+    group_centred,
+    group_standardised,
+    leave_one_out,
+    rescale,
+    returns_to_go,
+    td_advantage,
+    whiten,
+)
+from ventaja.functional.diagnostics import (
+    approx_kl,
+    clip_fraction_high,
+    clip_fraction_low,
+    explained_variance,
+)
+from ventaja.functional.fused import (
+    fused_kl,
+    fused_logprobs,
+)
+from ventaja.functional.importance import (
+    effective_sample_size,
+    masked_weight,
+    self_normalised_weight,
+    sequence_log_ratio,
+    token_log_ratio,
+    trajectory_log_ratio,
+    truncated_weight,
+)
+from ventaja.functional.kl import (
+    kl_exact,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+)
+from ventaja.functional.logprobs import (
+    token_entropy,
+    token_logprobs,
+)
+from ventaja.functional.losses import (
+    bradley_terry_loss,
+    clipped_surrogate_loss,
+    clipped_value_loss,
+    detached_clamp_loss,
+    nll,
+    nll_loss,
+    plackett_luce_loss,
+    policy_gradient_loss,
+    value_loss,
+)
+from ventaja.functional.weights import (
+    fixed_length,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+)
+
+__all__ = [
+    "approx_kl",
+    "batch_centred",
+    "bradley_terry_loss",
+    "clip_fraction_high",
+    "clip_fraction_low",
+    "clipped_surrogate_loss",
+    "clipped_value_loss",
+    "detached_clamp_loss",
+    "effective_sample_size",
+    "explained_variance",
+    "fixed_length",
+    "fused_kl",
+    "fused_logprobs",
+    "gae",
+    "group_centred",
+    "group_standardised",
+    "kl_exact",
+    "kl_k1",
+    "kl_k2",
+    "kl_k3",
+    "leave_one_out",
+    "masked_weight",
+    "nll",
+    "nll_loss",
+    "plackett_luce_loss",
+    "policy_gradient_loss",
+    "rescale",
+    "returns_to_go",
+    "self_normalised_weight",
+    "sequence_log_ratio",
+    "sequence_mean",
+    "sequence_sum",
+    "td_advantage",
+    "token_entropy",
+    "token_log_ratio",
+    "token_logprobs",
+    "token_mean",
+    "trajectory_log_ratio",
+    "truncated_weight",
+    "value_loss",
+    "whiten",
+]

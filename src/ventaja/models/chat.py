@@ -1,0 +1,91 @@
+"""Text to token ids and back: chat rendering, and which tokens of an example are the answer's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ventaja.errors import DataError
+from ventaja.records import Example, Message, Prompt
+
+Tokenizer = Any
+"""A transformers tokenizer; its classes share no useful static type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedExample:
+    """One supervised example. `is_action[t]` is True where token t is the answer's, its end included."""
+
+    id: str
+    token_ids: tuple[int, ...]
+    is_action: tuple[bool, ...]
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+    """Token ids of a prompt: chat messages through the chat template, text as the tokenizer encodes it."""
+    if isinstance(prompt.content, str):
+        ids = tokenizer(prompt.content)["input_ids"]
+    else:
+        ids = _render_chat(tokenizer, prompt.content, answer_follows=True, where=prompt.id)
+    if not ids:
+        raise DataError(
+            f"{prompt.id}: the prompt has no tokens. An answer needs at least one token before it; "
+            "give the prompt some text."
+        )
+    return tuple(ids)
+
+
+def _render_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, answer_follows: bool, where: str
+) -> list[int]:
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"{where}: the prompt is a chat, but this model's tokenizer has no chat template. "
+            "Use plain-text prompts, or an instruction-tuned model."
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer_follows
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset[int]) -> TokenizedExample:
+    """Token ids of a supervised example; the answers are the completion's assistant turns, or its text.
+
+    Prompt and answer are encoded apart, exactly as sampling sees them, so that what is learnt is what is
+    sampled later.
+    """
+    end = _end_of_turn(tokenizer, eos_ids)
+    if isinstance(example.prompt, str) or isinstance(example.completion, str):
+        ids = list(tokenizer(example.prompt)["input_ids"])
+        is_action = [False] * len(ids)
+        answers: list[tuple[list[int], Any]] = [(ids, example.completion)]
+    else:
+        turns = (*example.prompt, *example.completion)
+        answers = [
+            (_render_chat(tokenizer, turns[:turn], answer_follows=True, where=example.id), message["content"])
+            for turn, message in enumerate(turns)
+            if message["role"] == "assistant" and turn >= len(example.prompt)
+        ]
+        ids, is_action = [], []
+    for before, text in answers:  # what was asked up to here, and the answer to it
+        if before[: len(ids)] != ids:
+            raise DataError(
+                f"{example.id}: this chat template renders earlier turns differently once later ones follow, so "
+                "several answers cannot be trained in one example. Split it: one answer per example."
+            )
+        answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        is_action += [False] * (len(before) - len(ids)) + [True] * len(answer)
+        ids = before + answer
+    if not is_action or is_action[0]:
+        raise DataError(f"{example.id}: the example has no prompt before its answer. Add one.")
+    return TokenizedExample(id=example.id, token_ids=tuple(ids), is_action=tuple(is_action))
+
+
+def _end_of_turn(tokenizer: Tokenizer, eos_ids: frozenset[int]) -> int:
+    """The token that ends an answer: the tokenizer's own if the model stops there, else the smallest that does."""
+    own = tokenizer.eos_token_id
+    if own is not None and (own in eos_ids or not eos_ids):
+        return int(own)
+    return min(eos_ids)

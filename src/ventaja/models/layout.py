@@ -1,0 +1,114 @@
+"""Where every token of a packed row is: each prompt once, its answers after it, no padding between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A prompt and answers to it, as token ids: what has to stay together to share the prompt's computation."""
+
+    prompt_ids: Sequence[int]
+    answers: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRow:
+    """One row of N tokens: all prompts first, then all answers, and tables that say which is which.
+
+    P prompts of at most L tokens, G answers per prompt at most, each of at most T input tokens. An answer's
+    last token predicts nothing that counts, so it is a target but no input.
+    """
+
+    token_ids_N: Tensor
+    position_N: Tensor
+    """Position of each token in its own sequence (answers go on where their prompt ends)."""
+    prompt_length_P: Tensor
+    answer_length_PG: Tensor
+    """Input tokens of each answer (its length − 1); −1 where a prompt has fewer than G answers."""
+    prompt_index_PL: Tensor
+    """Row index of each prompt token; 0 beyond its end."""
+    answer_index_PGT: Tensor
+    """Row index of each answer's input token; 0 beyond its end."""
+    prompt_slot_n: Tensor
+    """For the row's first tokens (the prompts'): their flat place in [P, L]."""
+    answer_slot_n: Tensor
+    """For the row's remaining tokens (the answers'): their flat place in [P, G, T]."""
+    source_M: Tensor
+    """Row index whose hidden state predicts target m: the prompt's last token for an answer's first."""
+    target_M: Tensor
+    """The answers' tokens, answer by answer."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.token_ids_N.numel())
+
+    def to(self, device: torch.device | str) -> PackedRow:
+        return PackedRow(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def pack_row(bundles: Sequence[Bundle]) -> PackedRow:
+    """Lay bundles out in one row. Every prompt needs at least one token; answers may be of any length ≥ 1."""
+    P = len(bundles)
+    prompt_length = np.array([len(b.prompt_ids) for b in bundles], dtype=np.int64)
+    if P == 0 or prompt_length.min() < 1:
+        raise ValueError("a row needs at least one bundle, and each prompt at least one token")
+    G = max(len(b.answers) for b in bundles)
+    answer_length = np.full((P, G), -1, dtype=np.int64)
+    for p, bundle in enumerate(bundles):
+        for g, answer in enumerate(bundle.answers):
+            if len(answer) < 1:
+                raise ValueError(f"answer {g} of prompt {p} has no tokens")
+            answer_length[p, g] = len(answer) - 1
+    L, T = int(prompt_length.max()), max(int(answer_length.max(initial=0)), 0)
+
+    prompt_index = np.zeros((P, L), dtype=np.int64)
+    answer_index = np.zeros((P, G, T), dtype=np.int64)
+    tokens: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    prompt_slots: list[np.ndarray] = []
+    answer_slots: list[np.ndarray] = []
+    sources: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    start = 0
+    for p, bundle in enumerate(bundles):
+        length = prompt_length[p]
+        tokens.append(np.asarray(bundle.prompt_ids, dtype=np.int64))
+        positions.append(np.arange(length))
+        prompt_index[p, :length] = start + np.arange(length)
+        prompt_slots.append(p * L + np.arange(length))
+        start += length
+    for p, bundle in enumerate(bundles):
+        for g, answer in enumerate(bundle.answers):
+            length = answer_length[p, g]
+            ids = np.asarray(answer, dtype=np.int64)
+            tokens.append(ids[:-1])
+            positions.append(prompt_length[p] + np.arange(length))
+            answer_index[p, g, :length] = start + np.arange(length)
+            answer_slots.append((p * G + g) * T + np.arange(length))
+            last_of_prompt = prompt_index[p, prompt_length[p] - 1]
+            sources.append(np.concatenate([[last_of_prompt], start + np.arange(length)]))
+            targets.append(ids)
+            start += length
+
+    def join(parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
+
+    return PackedRow(
+        token_ids_N=join(tokens),
+        position_N=join(positions),
+        prompt_length_P=torch.from_numpy(prompt_length),
+        answer_length_PG=torch.from_numpy(answer_length),
+        prompt_index_PL=torch.from_numpy(prompt_index),
+        answer_index_PGT=torch.from_numpy(answer_index),
+        prompt_slot_n=join(prompt_slots),
+        answer_slot_n=join(answer_slots),
+        source_M=join(sources),
+        target_M=join(targets),
+    )

@@ -1,0 +1,125 @@
+"""The policy: a Hugging Face causal LM that scores packed rows and saves itself as an ordinary checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ventaja.models.attention import IMPLEMENTATION, why_not_packable
+from ventaja.models.chat import Tokenizer
+from ventaja.models.group_attention import GroupAttention
+from ventaja.models.head import LogitHead
+from ventaja.models.layout import PackedRow
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What the policy thinks of each target of a row, in the order of `PackedRow.target_M`."""
+
+    logprob_M: Tensor
+    entropy_M: Tensor | None
+
+
+class Policy:
+    """A causal LM with its tokenizer.
+
+    `module` is what is saved (a PEFT model if adapters are on); `causal_lm` is the plain model inside it.
+    """
+
+    def __init__(self, module: Any, tokenizer: Tokenizer, *, name: str) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.name = name
+        self.causal_lm: PreTrainedModel = (
+            module.get_base_model() if hasattr(module, "peft_config") else module
+        )
+        self.eos_ids = _eos_ids(self.causal_lm, tokenizer)
+        self.head = LogitHead.of(self.causal_lm)
+        self.not_packable = why_not_packable(self.causal_lm)
+        if self.not_packable is None:
+            self.causal_lm.set_attn_implementation(IMPLEMENTATION)
+        module.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens of prompt and answer together, if the model states a limit."""
+        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The trainable parameters with their names, each once."""
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def hidden(self, token_ids_N: Tensor, position_N: Tensor, plan: Any) -> Tensor:
+        """Last hidden states [N, D] of one row, under an attention plan."""
+        output = self.causal_lm.get_decoder()(
+            input_ids=token_ids_N[None], position_ids=position_N[None], use_cache=False, plan=plan
+        )
+        return output.last_hidden_state[0]
+
+    def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
+        """Log-probs (and entropies) of a row's targets; gradients flow unless under `torch.no_grad`."""
+        row = row.to(self.device)
+        hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row))
+        return TokenScores(
+            *self.head.logprobs(
+                hidden_ND[row.source_M], row.target_M, temperature=temperature, entropy=entropy
+            )
+        )
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[Policy]:
+        """The model that the adapters started from: a reference that costs no memory."""
+        with self.module.disable_adapter():
+            yield self
+
+    @property
+    def has_adapters(self) -> bool:
+        return self.module is not self.causal_lm
+
+    def adapters_are_new(self, start: str) -> bool:
+        """True if the adapters began at zero on top of the model `start`, rather than being part of it."""
+        return not (Path(start) / "adapter_config.json").exists()
+
+    def freeze(self) -> None:
+        """No parameter of this policy is trained: it is a reference to stay near."""
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+
+    def save(self, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder (a PEFT adapter folder with adapters on).
+
+        `weights` stand in for the parameters of the same name, e.g. their float32 masters.
+        """
+        own = {name: p.data for name, p in self.module.named_parameters() if name in (weights or {})}
+        try:
+            self._set_weights(weights or {})
+            self.module.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        finally:
+            self._set_weights(own)
+
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            if name in weights:
+                parameter.data = weights[name].detach()
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
+    """Every token that ends an answer: the generation config's, the model's and the tokenizer's."""
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        if eos is not None:
+            ids.update(eos if isinstance(eos, (list, tuple)) else [eos])
+    return frozenset(int(i) for i in ids)

@@ -1,0 +1,288 @@
+"""Groups in a Parquet file: one row per completion, bit-exact, written whole or not at all.
+
+The columns, so that any tool can read the file without this module:
+
+| column | type | what |
+|---|---|---|
+| `group_index`, `completion_index` | int32 | which group of the file, which completion of the group |
+| `prompt_id` | string | `Prompt.id` |
+| `prompt`, `columns` | string | `Prompt.content` and `Prompt.columns`, as JSON |
+| `prompt_ids`, `token_ids` | list of int32 | the prompt's and the completion's tokens |
+| `logprobs` | list of float64 | the sampler's log-probability of each token |
+| `text`, `stop`, `weight_version` | string, string, int64 | as in `Completion`; `stop` is the enum's value |
+| `reward` | float64 | the judgement's reward; null when not judged, or broken |
+| `components` | map of string to float64 | each reward function's own score; null where it did not judge |
+| `stream` | list of (token, reward) | the judgement's stream; null when not judged |
+| `faults` | string | JSON list of (function, error, detail); null when not judged |
+
+Anything more (`advantage`, `logprob_old`, …) is a column that the caller of `write_groups` adds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ventaja.errors import DataError, RunError
+from ventaja.records.conversation import Completion, Group, Message, Prompt, StopReason
+from ventaja.records.judgement import Fault, Judgement
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write to, and renames it to `path` if the block ends well.
+
+    A reader, or a process killed in the middle, sees the earlier file or the new one and never half of it.
+    Raises RunError when the system refuses to write (disk full, no permission); the earlier file then stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(unwritable(path, error)) from error
+    finally:
+        # Tidying up must not hide the error that brought us here.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """The sentence for a file that the system refused to write."""
+    return (
+        f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched. "
+        "Make room or mend the permissions, or choose another place with --run.folder."
+    )
+
+
+def write_groups(
+    path: str | Path,
+    groups: Sequence[Group],
+    *,
+    token_columns: Mapping[str, Sequence[Sequence[int | float] | None]] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """Writes groups, judged or not, one row per completion; `read_groups` gives equal groups back.
+
+    `token_columns` holds further numbers per token (one list per completion, as long as its tokens, or None
+    where there are none) and `columns` further values per completion; both follow the completions' order,
+    group after group. Floats keep every bit. Prompt columns go through JSON: their tuples come back as lists.
+
+    Raises DataError for a prompt column that JSON cannot hold, ValueError for a further column of the wrong
+    length or name, RunError when the file cannot be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    completions = [completion for group in groups for completion in group.completions]
+    judgements = [judgement for group in groups for judgement in group.judgements or (None,) * len(group)]
+    for group in groups:
+        if not group.completions:
+            raise ValueError(
+                f"the group of prompt {group.prompt.id!r} has no completions: there is no row to write"
+            )
+
+    def per_group(values: Sequence[Any]) -> list[Any]:
+        return [value for group, value in zip(groups, values, strict=True) for _ in group.completions]
+
+    data: dict[str, list[Any]] = {
+        "group_index": per_group(range(len(groups))),
+        "completion_index": [index for group in groups for index in range(len(group))],
+        "prompt_id": per_group([group.prompt.id for group in groups]),
+        "prompt": per_group([_content_to_json(group.prompt) for group in groups]),
+        "columns": per_group([_columns_to_json(group.prompt) for group in groups]),
+        "prompt_ids": per_group([group.prompt_ids for group in groups]),
+        "token_ids": [completion.token_ids for completion in completions],
+        "logprobs": [completion.logprobs for completion in completions],
+        "text": [completion.text for completion in completions],
+        "stop": [completion.stop.value for completion in completions],
+        "weight_version": [completion.weight_version for completion in completions],
+        "reward": [
+            judgement.reward if judgement and judgement.is_valid else None for judgement in judgements
+        ],
+        "components": [judgement and _components_to_pairs(judgement) for judgement in judgements],
+        "stream": [judgement and _stream_to_structs(judgement) for judgement in judgements],
+        "faults": [
+            judgement and json.dumps([asdict(fault) for fault in judgement.faults])
+            for judgement in judgements
+        ],
+    }
+    schema = _schema()
+    arrays = {name: _array(name, values, schema.field(name).type) for name, values in data.items()}
+    for name, lists in (token_columns or {}).items():
+        _check_further_column(name, lists, arrays, len(completions))
+        for row, (numbers, completion) in enumerate(zip(lists, completions, strict=True)):
+            if numbers is not None and len(numbers) != len(completion):
+                raise ValueError(
+                    f"token column {name!r}, row {row}: {len(numbers)} values for {len(completion)} tokens"
+                )
+        arrays[name] = _array(name, lists, pyarrow.list_(pyarrow.float64()))
+    for name, values in (columns or {}).items():
+        _check_further_column(name, values, arrays, len(completions))
+        arrays[name] = _array(name, values, None)
+
+    table = pyarrow.table(arrays)
+    with atomic_file(path) as temporary:
+        parquet.write_table(table, temporary, compression="zstd")
+
+
+def read_groups(path: str | Path) -> list[Group]:
+    """Reads back what `write_groups` wrote; further columns are left out (see `read_rollouts`).
+
+    Raises DataError when the file is missing, is not Parquet or was written by something else.
+    """
+    table = read_rollouts(path)
+    missing = [name for name in _schema().names if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path}: column {missing[0]!r} is missing, so this is not a file of rollouts from Ventaja."
+        )
+    try:
+        rows = table.select(_schema().names).to_pylist()
+        return [_group(list(group)) for _, group in groupby(rows, key=itemgetter("group_index"))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a row cannot be read back as a completion: {error}.") from error
+
+
+def read_rollouts(path: str | Path) -> pyarrow.Table:
+    """The file as a table, one row per completion, further columns included.
+
+    Raises DataError when the file is missing or is not Parquet.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # ParquetFile reads this one file: no guessing of partitions from the folder's name.
+        with parquet.ParquetFile(path) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "group_index": pa.int32(),
+            "completion_index": pa.int32(),
+            "prompt_id": pa.string(),
+            "prompt": pa.string(),
+            "columns": pa.string(),
+            "prompt_ids": pa.list_(pa.int32()),
+            "token_ids": pa.list_(pa.int32()),
+            "logprobs": pa.list_(pa.float64()),
+            "text": pa.string(),
+            "stop": pa.string(),
+            "weight_version": pa.int64(),
+            "reward": pa.float64(),
+            "components": pa.map_(pa.string(), pa.float64()),
+            "stream": pa.list_(pa.struct({"token": pa.int32(), "reward": pa.float64()})),
+            "faults": pa.string(),
+        }
+    )
+
+
+def _array(name: str, values: Sequence[Any], type_: pyarrow.DataType | None) -> pyarrow.Array:
+    import pyarrow
+
+    try:
+        return pyarrow.array(values, type=type_)
+    # A lone surrogate in a string is a UnicodeEncodeError, a number out of range an OverflowError.
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"column {name!r} cannot be written to Parquet: {error}") from error
+
+
+def _check_further_column(name: str, values: Sequence[Any], taken: Mapping[str, Any], rows: int) -> None:
+    if name in taken:
+        raise ValueError(f"column {name!r} is there already; choose another name")
+    if len(values) != rows:
+        raise ValueError(f"column {name!r} has {len(values)} rows for {rows} completions")
+
+
+def _content_to_json(prompt: Prompt) -> str:
+    return json.dumps(prompt.content)
+
+
+def _columns_to_json(prompt: Prompt) -> str:
+    for name, value in prompt.columns.items():
+        problem = _not_json(value)
+        if problem:
+            raise DataError(
+                f"{prompt.id}: column {name!r} holds {problem}, which JSON cannot keep. "
+                "Turn it into text, numbers, lists or dicts with text keys, or drop the column."
+            )
+    return json.dumps(dict(prompt.columns))
+
+
+def _not_json(value: Any) -> str | None:
+    """What inside `value` would not survive JSON, or None if all would. Tuples count as lists."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return None
+    if isinstance(value, list | tuple):
+        return next((problem for item in value if (problem := _not_json(item))), None)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"a dict with the key {key!r}"
+            if problem := _not_json(item):
+                return problem
+        return None
+    return f"a value of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+
+
+def _components_to_pairs(judgement: Judgement) -> list[tuple[str, float | None]]:
+    return [(name, None if score is None else float(score)) for name, score in judgement.components.items()]
+
+
+def _stream_to_structs(judgement: Judgement) -> list[dict[str, int | float]]:
+    return [{"token": token, "reward": float(reward)} for token, reward in judgement.stream]
+
+
+def _group(rows: Sequence[Mapping[str, Any]]) -> Group:
+    first = rows[0]
+    content = json.loads(first["prompt"])
+    return Group(
+        prompt=Prompt(
+            id=first["prompt_id"],
+            content=content
+            if isinstance(content, str)
+            else tuple(cast(Message, message) for message in content),
+            columns=json.loads(first["columns"]),
+        ),
+        prompt_ids=tuple(first["prompt_ids"]),
+        completions=tuple(
+            Completion(
+                token_ids=tuple(row["token_ids"]),
+                logprobs=tuple(row["logprobs"]),
+                text=row["text"],
+                stop=StopReason(row["stop"]),
+                weight_version=row["weight_version"],
+            )
+            for row in rows
+        ),
+        judgements=() if first["stream"] is None else tuple(_judgement(row) for row in rows),
+    )
+
+
+def _judgement(row: Mapping[str, Any]) -> Judgement:
+    return Judgement(
+        stream=tuple((pair["token"], pair["reward"]) for pair in row["stream"]),
+        components=dict(row["components"]),
+        faults=tuple(Fault(**fault) for fault in json.loads(row["faults"])),
+    )

@@ -1,0 +1,17 @@
+"""Engines that sample answers, and collecting groups of them."""
+
+from ventaja.rollouts.collect import has_spread, sample_groups
+from ventaja.rollouts.engine import Engine, Interrupted, Request, Sampling
+from ventaja.rollouts.local import LocalEngine
+from ventaja.rollouts.scripted import ScriptedEngine
+
+__all__ = [
+    "Engine",
+    "Interrupted",
+    "LocalEngine",
+    "Request",
+    "Sampling",
+    "ScriptedEngine",
+    "has_spread",
+    "sample_groups",
+]

@@ -1,0 +1,231 @@
+"""The engine in this process: prefill once per prompt, continuous batching, one random stream per answer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ventaja.errors import DataError
+from ventaja.models import Bundle, Policy, pack_row
+from ventaja.records import Completion, StopReason
+from ventaja.rollouts.decoding import Decode, Membership, Prefill, SharedCache
+from ventaja.rollouts.draw import draw
+from ventaja.rollouts.engine import Interrupted, Request, Sampling
+
+PREFILL_TOKENS = 8192
+"""Prompts are prefilled in rows of about this many tokens."""
+
+
+class LocalEngine:
+    """Samples with the policy's own module, so new weights need no copying.
+
+    At most `max_batch` answers are sampled at once. Finished ones leave the batch, waiting ones enter.
+    """
+
+    def __init__(self, policy: Policy, *, max_batch: int = 128) -> None:
+        self.policy = policy
+        self.max_batch = max_batch
+        self.version = 0
+
+    def load(self, policy: Policy, *, version: int) -> None:
+        self.policy = policy
+        self.version = version
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> list[tuple[Completion, ...]]:
+        """See `Engine.sample`. Raises DataError for a prompt that leaves no room for an answer."""
+        if not requests:
+            return []
+        waiting = deque(self._queue(requests, sampling))
+        batch = _Batch(self.policy, requests, self.max_batch)
+        done: dict[tuple[int, int], Completion] = {}
+
+        def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
+            answers = [batch.answers[row] for row in rows]
+            uniform_B = torch.tensor([a.uniforms[len(a.tokens)] for a in answers], dtype=torch.float64)
+            token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
+            finished = []
+            for row, answer, token, logprob in zip(
+                rows, answers, token_B.tolist(), logprob_B.tolist(), strict=True
+            ):
+                answer.tokens.append(token)
+                answer.logprobs.append(logprob)
+                if (stop := self._stop_reason(answer, sampling)) is not None:
+                    done[answer.request, answer.index] = self._completion(answer, stop, sampling)
+                    finished.append(row)
+            batch.remove(finished)
+
+        while waiting or batch.answers:
+            if should_stop():
+                raise Interrupted
+            if fresh := batch.admit(waiting):
+                choose(fresh, batch.first_logits(fresh))
+            if batch.answers:
+                choose(range(len(batch.answers)), batch.next_logits())
+        return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
+
+    def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[_Answer]:
+        queue = []
+        for r, request in enumerate(requests):
+            limit = sampling.max_tokens
+            if context := self.policy.context_length:
+                limit = min(limit, context - len(request.prompt_ids))
+            if limit < 1:
+                raise DataError(
+                    f"a prompt of {len(request.prompt_ids)} tokens leaves no room for an answer in "
+                    f"{self.policy.name}'s context of {context}. Shorten or drop it (data.max_prompt_tokens)."
+                )
+            for k in range(request.count):
+                uniforms = np.random.default_rng([*request.seed, k]).random(limit)
+                queue.append(_Answer(request=r, index=k, uniforms=uniforms))
+        return queue
+
+    def _stop_reason(self, answer: _Answer, sampling: Sampling) -> StopReason | None:
+        if answer.tokens[-1] in self.policy.eos_ids:
+            return StopReason.EOS
+        if sampling.stop and any(s in self._decode(answer.tokens) for s in sampling.stop):
+            return StopReason.STOP_STRING
+        return StopReason.LENGTH if len(answer.tokens) == len(answer.uniforms) else None
+
+    def _completion(self, answer: _Answer, stop: StopReason, sampling: Sampling) -> Completion:
+        text = self._decode(answer.tokens)
+        if stop is StopReason.STOP_STRING:
+            text = text[: min(text.index(s) for s in sampling.stop if s in text)]
+        return Completion(
+            token_ids=tuple(answer.tokens),
+            logprobs=tuple(answer.logprobs),
+            text=text,
+            stop=stop,
+            weight_version=self.version,
+        )
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@dataclass
+class _Answer:
+    """An answer while it is being sampled."""
+
+    request: int
+    index: int
+    uniforms: np.ndarray
+    """One number per token that it may have: the answer's own random stream."""
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class _Batch:
+    """The answers being sampled now, row by row, and their cache."""
+
+    def __init__(self, policy: Policy, requests: Sequence[Request], max_batch: int) -> None:
+        self.policy = policy
+        self.requests = requests
+        self.answers: list[_Answer] = []
+        self.slot_of: dict[int, int] = {}
+        """Prompt slot of each request that has answers here."""
+        self.capacity = min(max_batch, sum(request.count for request in requests))
+        self.prompts = min(len(requests), self.capacity)
+        self.cache = SharedCache(
+            prompts=self.prompts,
+            prompt_length=max(len(request.prompt_ids) for request in requests),
+            answers=self.capacity,
+        )
+        self.last_hidden: dict[int, Tensor] = {}
+        """Each request's hidden state at its prompt's end, from which every answer's first token is drawn."""
+        self._members: Membership | None = None
+
+    def admit(self, waiting: deque[_Answer]) -> list[int]:
+        """Let waiting answers in when a quarter of the batch is free; prefill the prompts that are new."""
+        free = self.capacity - len(self.answers)
+        if not waiting or (self.answers and free < max(1, self.capacity // 4)):
+            return []
+        entering: list[_Answer] = []
+        fresh: list[int] = []
+        for answer in list(waiting)[:free]:
+            if answer.request not in self.slot_of:
+                taken = set(self.slot_of.values())
+                slot = next((s for s in range(self.prompts) if s not in taken), None)
+                if slot is None:
+                    break
+                self.slot_of[answer.request] = slot
+                fresh.append(answer.request)
+            entering.append(waiting.popleft())
+        self._prefill(fresh)
+        self.answers += entering
+        self._members = None
+        return list(range(len(self.answers) - len(entering), len(self.answers)))
+
+    def _prefill(self, requests: list[int]) -> None:
+        for chunk in _chunks_by_tokens(requests, lambda r: len(self.requests[r].prompt_ids), PREFILL_TOKENS):
+            row = pack_row([Bundle(prompt_ids=self.requests[r].prompt_ids, answers=[]) for r in chunk])
+            row = row.to(self.policy.device)
+            plan = Prefill(row, self.cache, [self.slot_of[r] for r in chunk])
+            hidden_ND = self.policy.hidden(row.token_ids_N, row.position_N, plan)
+            for request, end in zip(chunk, row.prompt_length_P.cumsum(0).tolist(), strict=True):
+                self.last_hidden[request] = hidden_ND[end - 1]
+
+    def first_logits(self, rows: Sequence[int]) -> Tensor:
+        """Logits [B, V] of the first token of answers that have just entered."""
+        hidden = torch.stack([self.last_hidden[self.answers[row].request] for row in rows])
+        return self.policy.head.logits(hidden)
+
+    def next_logits(self) -> Tensor:
+        """Feed every answer's newest token; logits [B, V] of the next."""
+        device = self.policy.device
+        length = [len(answer.tokens) - 1 for answer in self.answers]
+        self.cache.reserve(max(length) + 1)
+        slots = [self.slot_of[answer.request] for answer in self.answers]
+        prompt_length = [len(self.requests[answer.request].prompt_ids) for answer in self.answers]
+        if self._members is None:
+            by_slot = dict(zip(slots, prompt_length, strict=True))
+            lengths = [by_slot.get(slot, 1) for slot in range(max(slots) + 1)]
+            self._members = Membership.of(slots, lengths, device)
+        length_B = torch.tensor(length, device=device)
+        position_B = torch.tensor(prompt_length, device=device) + length_B
+        token_B = torch.tensor([answer.tokens[-1] for answer in self.answers], device=device)
+        plan = Decode(self.cache, self._members, length_B)
+        return self.policy.head.logits(self.policy.hidden(token_B, position_B, plan))
+
+    def remove(self, rows: list[int]) -> None:
+        """Take finished answers out; the last rows move into the gaps."""
+        if not rows:
+            return
+        gone = set(rows)
+        kept = len(self.answers) - len(gone)
+        holes = sorted(row for row in gone if row < kept)
+        movers = [row for row in range(kept, len(self.answers)) if row not in gone]
+        if movers:
+            longest = max(len(self.answers[row].tokens) for row in movers)
+            self.cache.move_answers(movers, holes, longest)
+        for hole, mover in zip(holes, movers, strict=True):
+            self.answers[hole] = self.answers[mover]
+        del self.answers[kept:]
+        alive = {answer.request for answer in self.answers}
+        for request in [r for r in self.slot_of if r not in alive]:
+            del self.slot_of[request]
+            del self.last_hidden[request]
+        self._members = None
+
+
+def _chunks_by_tokens(items: list[int], length: Callable[[int], int], budget: int) -> list[list[int]]:
+    chunks: list[list[int]] = []
+    total = 0
+    for item in items:
+        if not chunks or total + length(item) > budget:
+            chunks.append([])
+            total = 0
+        chunks[-1].append(item)
+        total += length(item)
+    return chunks

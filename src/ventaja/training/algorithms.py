@@ -1,0 +1,204 @@
+"""The algorithm table: every policy-gradient method here is a choice of parts, written where they compare.
+
+The loop reads only the parts and is blind to the names. Adding an algorithm is a line here and a golden test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Literal
+
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
+
+from ventaja.errors import ConfigError
+
+Baseline = Literal["none", "constant", "running_mean", "batch_mean", "leave_one_out", "group_mean"]
+GROUP_BASELINES = {"leave_one_out", "group_mean"}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class Algorithm:
+    """One choice for every part. `dataclasses.replace(GRPO, clip_high=0.28)` makes another algorithm."""
+
+    name: str
+    """What the run calls it."""
+    paper: str = ""
+    """Where it comes from."""
+
+    credit: Literal["sequence", "to_go"] = "sequence"
+    """What a token is credited with: the whole answer's reward, or only the rewards from it onwards."""
+    baseline: Baseline = "none"
+    """What is subtracted from the reward: how good an answer was expected to be."""
+    baseline_value: float = 0.0
+    """The constant of baseline `constant`."""
+    scale: Literal["none", "group_std", "batch_std"] = "none"
+    """What advantages are divided by. `batch_std` centres them over the batch's tokens too (whitening)."""
+
+    ratio: Literal["none", "token", "sequence", "trajectory"] = "token"
+    """Probability ratio to the sampling policy: per token, the sequence's geometric mean, or its product."""
+    surrogate: Literal["policy_gradient", "clipped", "detached_clamp"] = "clipped"
+    """The loss of a token: −log π·Â (times the ratio, if any), PPO's clipped surrogate, or CISPO's."""
+    clip_low: float = 0.2
+    """ε_low: the ratio is clipped below at 1 − ε_low."""
+    clip_high: float = 0.2
+    """ε_high: the ratio is clipped above at 1 + ε_high."""
+    token_weight: Literal["sequence_sum", "sequence_mean", "token_mean", "fixed_length"] = "sequence_mean"
+    """How tokens count. `fixed_length` divides each answer's sum by the longest allowed answer."""
+
+    kl: Literal["none", "reward", "loss"] = "none"
+    """Where the KL to the reference model enters."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that KL at the sampled tokens."""
+    kl_coef: float = 0.0
+    """β: the weight of the KL."""
+    kl_target: float | None = None
+    """If set, β adapts so that the KL per token stays near this value."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus, exact over the vocabulary."""
+
+    group_size: int = 1
+    """Completions per prompt."""
+    epochs: int = 1
+    """Passes over one round's samples."""
+    minibatches: int = 1
+    """Optimiser steps per pass."""
+    dynamic_sampling: bool = False
+    """Replace groups whose rewards are all equal by fresh ones before the update."""
+    max_sampling_factor: float = 3.0
+    """Dynamic sampling gives up after this many times the round's prompts."""
+
+    @property
+    def updates_per_round(self) -> int:
+        return self.epochs * self.minibatches
+
+    @property
+    def is_on_policy(self) -> bool:
+        """True if every update sees only samples of the current weights, so that the ratio is 1."""
+        return self.ratio == "none" or self.updates_per_round == 1
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl != "none"
+
+    @property
+    def uses_clip(self) -> bool:
+        return self.surrogate != "policy_gradient"
+
+    @model_validator(mode="after")
+    def _check(self) -> Algorithm:
+        for name in ("group_size", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.group_size < 2 and (self.baseline in GROUP_BASELINES or self.scale == "group_std"):
+            part = f"baseline {self.baseline}" if self.baseline in GROUP_BASELINES else "scale group_std"
+            raise ValueError(
+                f"{part} compares the answers of one prompt, so group_size must be at least 2, not "
+                f"{self.group_size}. Raise group_size, or use baseline running_mean or batch_mean"
+            )
+        if self.scale == "group_std" and self.baseline != "group_mean":
+            raise ValueError("scale group_std needs baseline group_mean")
+        if self.credit == "to_go" and self.baseline in GROUP_BASELINES:
+            raise ValueError(f"credit to_go needs a baseline per token; {self.baseline} is one per answer")
+        if self.dynamic_sampling and self.group_size < 2:
+            raise ValueError(
+                "dynamic_sampling drops groups whose rewards are all equal: group_size must be ≥ 2"
+            )
+        if self.uses_clip and self.ratio == "none":
+            raise ValueError(f"surrogate {self.surrogate} clips a ratio: set ratio to token or sequence")
+        if self.clip_low < 0 or self.clip_high < 0:
+            raise ValueError("clip_low and clip_high must not be negative")
+        if self.ratio == "none" and self.updates_per_round > 1:
+            raise ValueError(
+                "several updates per round (epochs × minibatches) use samples of older weights: set ratio to "
+                "token, sequence or trajectory, or epochs and minibatches to 1"
+            )
+        if (self.kl == "none") != (self.kl_coef == 0):
+            raise ValueError("kl and kl_coef go together: set both, or kl to none and kl_coef to 0")
+        if self.kl_target is not None and self.kl == "none":
+            raise ValueError("kl_target adapts kl_coef, but kl is none")
+        if self.kl == "reward" and self.kl_estimator == "k2":
+            raise ValueError("kl in the reward is the estimate's value: use k1 (unbiased) or k3")
+        return self
+
+
+REINFORCE = Algorithm(
+    name="reinforce", paper="Williams 1992",
+    baseline="running_mean", ratio="none", surrogate="policy_gradient", token_weight="sequence_sum",
+)  # fmt: skip
+RLOO = replace(
+    REINFORCE, name="rloo", paper="arXiv:2402.14740",
+    baseline="leave_one_out", group_size=4, kl="reward", kl_estimator="k1", kl_coef=0.05,
+)  # fmt: skip
+PPO = Algorithm(
+    name="ppo", paper="arXiv:1707.06347",
+    credit="to_go", baseline="batch_mean", scale="batch_std", ratio="token", surrogate="clipped",
+    token_weight="token_mean", kl="reward", kl_estimator="k1", kl_coef=0.05,
+    epochs=2, minibatches=4,
+)  # fmt: skip
+REINFORCE_PP = replace(
+    PPO, name="reinforce_pp", paper="arXiv:2501.03262",
+    baseline="none", kl_coef=0.01, epochs=1, minibatches=4,
+)  # fmt: skip
+GRPO = Algorithm(
+    name="grpo", paper="arXiv:2402.03300",
+    baseline="group_mean", scale="group_std", token_weight="sequence_mean",
+    kl="loss", kl_estimator="k3", kl_coef=0.04, group_size=8,
+)  # fmt: skip
+DR_GRPO = replace(
+    GRPO, name="dr_grpo", paper="arXiv:2503.20783",
+    scale="none", token_weight="fixed_length", kl="none", kl_coef=0.0,
+)  # fmt: skip
+DAPO = replace(
+    GRPO, name="dapo", paper="arXiv:2503.14476",
+    clip_high=0.28, token_weight="token_mean", kl="none", kl_coef=0.0, minibatches=4, dynamic_sampling=True,
+)  # fmt: skip
+GSPO = replace(
+    GRPO, name="gspo", paper="arXiv:2507.18071",
+    ratio="sequence", clip_low=3e-4, clip_high=4e-4, kl="none", kl_coef=0.0, minibatches=4,
+)  # fmt: skip
+CISPO = replace(
+    DAPO, name="cispo", paper="arXiv:2506.13585",
+    surrogate="detached_clamp", clip_low=1.0, clip_high=4.0, dynamic_sampling=False,
+)  # fmt: skip
+
+ALGORITHMS = {a.name: a for a in (REINFORCE, RLOO, REINFORCE_PP, PPO, GRPO, DR_GRPO, DAPO, GSPO, CISPO)}
+"""Every named algorithm, in the order in which they build on each other."""
+
+PARTS = tuple(f.name for f in fields(Algorithm) if f.name not in {"name", "paper"})
+
+
+def customised(base: Algorithm, **parts: object) -> Algorithm:
+    """`base` with some parts replaced. Raises ConfigError for a choice that contradicts itself or that
+    would have no effect."""
+    changed = {name: value for name, value in parts.items() if getattr(base, name) != value}
+    if "kl_coef" in changed and changed["kl_coef"] == 0:
+        changed.setdefault("kl", "none")
+    if changed.get("kl") == "none":
+        changed.setdefault("kl_coef", 0.0)
+        changed.setdefault("kl_target", None)
+    try:
+        result = replace(base, **changed)  # type: ignore[arg-type]
+    except ValueError as error:
+        from ventaja.training.validation import explain
+
+        raise ConfigError(explain(error, prefix="algorithm")) from error
+    for name in parts:
+        if reason := _without_effect(result, name):
+            raise ConfigError(f"algorithm.{name} would have no effect: {reason}")
+    return result
+
+
+def _without_effect(algorithm: Algorithm, part: str) -> str | None:
+    if part in {"clip_low", "clip_high"}:
+        if not algorithm.uses_clip:
+            return f"surrogate {algorithm.surrogate} does not clip"
+        if algorithm.is_on_policy:
+            return "with one update per round the ratio is 1. Raise epochs or minibatches, or leave it out"
+    if part == "baseline_value" and algorithm.baseline != "constant":
+        return f"it is the value of baseline constant, but baseline is {algorithm.baseline}"
+    if part in {"kl_estimator", "kl_target"} and algorithm.kl == "none":
+        return "kl is none"
+    if part == "max_sampling_factor" and not algorithm.dynamic_sampling:
+        return "dynamic_sampling is off"
+    return None

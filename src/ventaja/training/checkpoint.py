@@ -1,0 +1,98 @@
+"""Checkpoints: an ordinary Hugging Face folder, and beside it in `training/` all that the next step needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ventaja.errors import RunError
+from ventaja.models import Policy
+from ventaja.records import Group, read_groups, write_groups
+from ventaja.training.optimiser import Optimiser
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    path: Path,
+    policy: Policy,
+    optimiser: Optimiser,
+    *,
+    state: Mapping[str, Any],
+    tables: Mapping[str, Tensor] | None = None,
+    groups: list[Group] | None = None,
+) -> None:
+    """Write a whole checkpoint beside `path`, then rename it into place: it is there entirely or not at all.
+
+    `state` is JSON (floats keep every bit), `tables` are tensors and `groups` the rollouts of a round that is
+    not over. Raises RunError if it cannot be written; earlier checkpoints stay as they are.
+    """
+    work = path.with_name(f".{path.name}")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        training = work / "training"
+        training.mkdir(parents=True)
+        policy.save(work, weights=optimiser.masters)
+        save_file(
+            {k: v.contiguous() for k, v in optimiser.state().items()}, training / "optimiser.safetensors"
+        )
+        tensors = {"torch_rng": torch.get_rng_state(), **(tables or {})}
+        if torch.cuda.is_available():
+            tensors["cuda_rng"] = torch.cuda.get_rng_state()
+        save_file(tensors, training / "tables.safetensors")
+        if groups:
+            write_groups(training / "groups.parquet", groups)
+        (training / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
+        if path.exists():
+            shutil.rmtree(path)
+        work.rename(path)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise RunError(
+            f"{path}: the checkpoint could not be written: {error.strerror or error}. The last good one is "
+            "untouched. Make room, then go on with --run.resume true."
+        ) from error
+
+
+class Checkpoint:
+    """A checkpoint to resume from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.state: dict[str, Any] = json.loads((path / "training" / "state.json").read_text())
+            self.tables = load_file(path / "training" / "tables.safetensors")
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path}: has no training state to resume from ({error}). To start a new run from its weights, "
+                "give it as model.name."
+            ) from error
+        if self.state.get("format") != FORMAT:
+            raise RunError(
+                f"{path}: written in format {self.state.get('format')}, this version reads {FORMAT}."
+            )
+
+    def groups(self) -> list[Group]:
+        """The rollouts of the round that was not over, or an empty list."""
+        file = self.path / "training" / "groups.parquet"
+        return read_groups(file) if file.exists() else []
+
+    def restore(self, optimiser: Optimiser) -> None:
+        """Put the optimiser and torch's random state back."""
+        optimiser.load_state(load_file(self.path / "training" / "optimiser.safetensors"))
+        torch.set_rng_state(self.tables.pop("torch_rng"))
+        if (cuda := self.tables.pop("cuda_rng", None)) is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(cuda)
+
+
+def remove_old_checkpoints(folder: Mapping[int, Path], *, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for number in sorted(folder)[:-keep]:
+        shutil.rmtree(folder[number], ignore_errors=True)

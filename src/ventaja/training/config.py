@@ -1,0 +1,302 @@
+"""What a run file can say. Each field is documented here, checked here, and is a dotted flag of the command.
+
+`parse` turns nested plain values (a YAML file with flags laid over it) into a config, or raises ConfigError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
+
+from ventaja.errors import ConfigError
+from ventaja.models import LoraSettings, Precision
+from ventaja.rollouts import Sampling
+from ventaja.settings import Settings
+from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised
+from ventaja.training.validation import explain, nearest
+
+
+class ModelConfig(Settings):
+    """The model to start from. `model: smollm2-135m` is short for `model: {name: smollm2-135m}`."""
+
+    name: str
+    """A short name (smollm2-135m), a folder (a run folder means its last checkpoint), or a hub id."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, …"""
+    precision: Precision = "auto"
+    """Compute precision; training keeps float32 master weights. auto: bfloat16 where the hardware has it."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters instead of all weights."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a hub model. Leave it off unless you have read that code."""
+    chat_template: str | None = None
+    """A Jinja chat template instead of the tokenizer's own."""
+
+
+class DataConfig(Settings):
+    """Prompts or examples. `data: train.jsonl` is short for `data: {source: train.jsonl}`."""
+
+    source: str
+    """A .jsonl, .json, .parquet or .csv file, a task such as reasoning_gym:chain_sum, or a datasets name."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the source: a task's own settings, or `split` and the like for datasets."""
+    size: int | None = Field(None, ge=1)
+    """Use this many rows; for a generated task, make this many (1000 if unset)."""
+    seed: int = 0
+    """Seed of a generated task."""
+    system_prompt: str | None = None
+    """A system message before every prompt."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Leave out longer prompts, and say how many. Unset: a prompt that does not fit the model is an error."""
+
+
+class RewardFunctionConfig(Settings):
+    """One reward function. A bare string is short for `{function: …}`."""
+
+    function: str
+    """exact_match, regex, math_verify, reasoning_gym, path/to/file.py:function or package.module:function."""
+    weight: float = 1.0
+    """Its weight in the sum."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of a built-in, e.g. {pattern: …} for regex."""
+
+
+class RewardConfig(Settings):
+    """How answers are judged."""
+
+    functions: tuple[RewardFunctionConfig, ...] = ()
+    """The reward functions; the rewards add up. Empty: the task's own verifier."""
+    timeout: float = Field(30.0, gt=0)
+    """Seconds that one call may take; after that its samples are broken, not zero."""
+    max_broken_fraction: float = Field(0.1, ge=0, le=1)
+    """Stop the run when more than this fraction of a round's judgements is broken."""
+    truncated: Literal["keep", "mask", "penalise"] = "keep"
+    """Answers cut off by sampling.max_tokens: judge them as they are, leave them out of the loss, or subtract
+    truncation_penalty."""
+    truncation_penalty: float | None = None
+    """What `truncated: penalise` subtracts."""
+
+    @field_validator("functions", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | Mapping) else value
+        return [{"function": item} if isinstance(item, str) else item for item in items]
+
+    @model_validator(mode="after")
+    def _penalty_goes_with_penalise(self) -> RewardConfig:
+        if (self.truncated == "penalise") != (self.truncation_penalty is not None):
+            raise ValueError("truncated: penalise and truncation_penalty go together; set both or neither")
+        return self
+
+
+def _optional_parts() -> dict[str, Any]:
+    """Every part of an algorithm as an optional setting, with its type and help text."""
+    parts = {name: Algorithm.__pydantic_fields__[name] for name in PARTS}  # type: ignore[attr-defined]
+    return {
+        name: (part.annotation | None, Field(None, description=part.description))
+        for name, part in parts.items()
+    }
+
+
+class _AlgorithmChoice(Settings):
+    """An algorithm by name, and parts to change. `algorithm: grpo` is short for `algorithm: {name: grpo}`."""
+
+    name: str = "grpo"
+    """A row of `ventaja algorithms`."""
+
+    def resolve(self) -> Algorithm:
+        """The algorithm with its changed parts."""
+        if self.name not in ALGORITHMS:
+            raise ConfigError(
+                f"algorithm.name: no algorithm {self.name!r}.{nearest(self.name, ALGORITHMS)} "
+                f"There are: {', '.join(ALGORITHMS)}."
+            )
+        return customised(ALGORITHMS[self.name], **self.model_dump(exclude={"name"}, exclude_none=True))
+
+
+AlgorithmConfig = create_model(
+    "AlgorithmConfig", __base__=_AlgorithmChoice, __doc__=_AlgorithmChoice.__doc__, **_optional_parts()
+)
+
+
+class OptimiserConfig(Settings):
+    """AdamW (arXiv:1711.05101) on float32 master weights."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    """Highest learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes after the warm-up: stays, or falls to 0 at the run's end."""
+    warmup_updates: int = Field(0, ge=0)
+    """Optimiser steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's β₁ and β₂."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    max_tokens: int = Field(4096, ge=1)
+    """Tokens in one forward and backward pass; lower needs less memory and changes nothing else."""
+
+
+class EvalConfig(Settings):
+    """Held-out problems. With a generated task they are made from another seed, less those trained on."""
+
+    source: str | None = None
+    """Where they come from; data.source if unset (generated tasks only)."""
+    options: dict[str, Any] | None = None
+    """Options of the source; data.options if unset."""
+    size: int = Field(200, ge=1)
+    """How many problems."""
+    seed: int = 1_000_003
+    """Seed of a generated task, and of sampling."""
+    every: int | None = Field(None, ge=1)
+    """Measure after every this many rounds, and at the end. Unset: not during training."""
+
+
+class RunConfig(Settings):
+    """Where the run goes, how long it is, and what it keeps."""
+
+    folder: Path
+    """The run folder. It must be new, unless `resume` is on."""
+    seed: int = 0
+    """Everything random follows from it."""
+    resume: bool = False
+    """Go on from the folder's last checkpoint; begin if there is none."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Checkpoint after every this many optimiser steps. There is always one at the end."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """Keep this many of the newest checkpoints."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """tensorboard, wandb, trackio."""
+
+
+class RlRunConfig(RunConfig):
+    """Where the run goes, how long it is, and what it keeps."""
+
+    rounds: int = Field(100, ge=1)
+    """Rounds of sampling and learning."""
+    completions_per_round: int = Field(128, ge=1)
+    """Answers sampled per round, over all prompts: prompts = this / algorithm.group_size."""
+    max_batch: int = Field(128, ge=1)
+    """Most answers sampled at once."""
+
+
+class SftRunConfig(RunConfig):
+    """Where the run goes, how long it is, and what it keeps."""
+
+    updates: int | None = Field(None, ge=1)
+    """Optimiser steps. Unset: `epochs` passes over the data."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the data, when `updates` is unset."""
+    batch_size: int = Field(16, ge=1)
+    """Examples per optimiser step."""
+
+
+class Config(Settings):
+    """The shape that every run file shares: a bare string for model, data or algorithm is its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        key = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
+        return {
+            group: {key[group]: item} if group in key and isinstance(item, str | list) else item
+            for group, item in value.items()
+        }
+
+
+class RlConfig(Config):
+    """A reinforcement-learning run (`ventaja rl`)."""
+
+    model: ModelConfig
+    data: DataConfig
+    reward: RewardConfig = RewardConfig()
+    sampling: Sampling = Sampling()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    eval: EvalConfig = EvalConfig()
+    run: RlRunConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> RlConfig:
+        algorithm = self.algorithm.resolve()
+        if self.run.completions_per_round % algorithm.group_size:
+            raise ValueError(
+                f"run.completions_per_round ({self.run.completions_per_round}) must be a multiple of "
+                f"algorithm.group_size ({algorithm.group_size})"
+            )
+        prompts = self.run.completions_per_round // algorithm.group_size
+        if algorithm.minibatches > prompts:
+            raise ValueError(
+                f"algorithm.minibatches ({algorithm.minibatches}) is more than the {prompts} prompts of a "
+                "round: raise run.completions_per_round or lower minibatches"
+            )
+        if self.sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature must be above 0: greedy answers of a prompt are all the same"
+            )
+        if self.eval.every is None and (set_ := self.eval.model_fields_set):
+            raise ValueError(
+                f"eval.{sorted(set_)[0]} would have no effect: set eval.every to measure during training"
+            )
+        return self
+
+
+class SftConfig(Config):
+    """A supervised run (`ventaja sft`)."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-5)
+    run: SftRunConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> SftConfig:
+        if self.run.updates is not None and "epochs" in self.run.model_fields_set:
+            raise ValueError("run.epochs would have no effect, because run.updates is set: leave one out")
+        return self
+
+
+class EvaluationConfig(Config):
+    """A measurement of one model on one task (`ventaja eval`)."""
+
+    model: ModelConfig
+    data: DataConfig
+    reward: RewardConfig = RewardConfig()
+    sampling: Sampling = Sampling()
+    samples: int = Field(4, ge=1)
+    """Sampled answers per problem: accuracy is their mean, pass@k comes from them."""
+    seed: int = 0
+    """Seed of sampling."""
+    max_batch: int = Field(128, ge=1)
+    """Most answers sampled at once."""
+    output: Path | None = None
+    """Write every answer and its judgement to this Parquet file."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def parse(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Validate nested plain values. Raises ConfigError that names each problem and the nearest right name."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, known=setting_names(kind))) from error
+
+
+def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted name that a config of this kind can set, groups included."""
+    names = []
+    for name, field in kind.model_fields.items():
+        path = f"{prefix}{name}"
+        names.append(path)
+        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                names += setting_names(option, f"{path}.")
+    return names

@@ -1,0 +1,139 @@
+"""How often a model is right on problems that it was not trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from statistics import fmean
+
+from ventaja.environments import Environment, SingleTurn, default_rewards, load_prompts, load_reward
+from ventaja.environments import Reward as RewardSpec
+from ventaja.errors import ConfigError
+from ventaja.models import load_policy
+from ventaja.records import Group, Prompt, StopReason, write_groups
+from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_groups
+from ventaja.training.config import DataConfig, EvaluationConfig, RewardConfig
+from ventaja.training.prompts import render_all
+
+FULL_MARKS = 1.0
+"""An answer is right if its reward reaches this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `ventaja eval` measures. Accuracies are shares of answers with full marks (a reward of 1)."""
+
+    problems: int
+    accuracy_sampled: float
+    accuracy_greedy: float
+    pass_at: dict[int, float]
+    """pass@k: the chance that at least one of k sampled answers is right."""
+    mean_reward: float
+    """Of the sampled answers."""
+    truncated_fraction: float
+    """Sampled answers that were cut off by max_tokens."""
+    seconds: float
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Unbiased estimate of pass@k from n samples of which c are right:  1 − C(n−c, k) / C(n, k).
+
+    Codex (arXiv:2107.03374), eq. 1.
+    """
+    return 1.0 - comb(samples - right, k) / comb(samples, k)
+
+
+def load_rewards(config: RewardConfig, source: str) -> tuple[RewardSpec, ...]:
+    """The configured reward functions, or the task's own verifier if none is."""
+    if not config.functions:
+        rewards = default_rewards(source)
+        if not rewards:
+            raise ConfigError(
+                f"reward.functions: must be set, because {source} brings no verifier of its own. For example "
+                "--reward exact_match, or --reward my_rewards.py:my_function"
+            )
+        return rewards
+    return tuple(load_reward(f.function, options=f.options, weight=f.weight) for f in config.functions)
+
+
+def load_data(config: DataConfig) -> list[Prompt]:
+    """The prompts that a data config names."""
+    return load_prompts(
+        config.source,
+        options=config.options,
+        size=config.size,
+        seed=config.seed,
+        system_prompt=config.system_prompt,
+    )
+
+
+def evaluate(config: EvaluationConfig) -> Evaluation:
+    """Load the model and the problems, and measure."""
+    rewards = load_rewards(config.reward, config.data.source)
+    environment = SingleTurn(
+        prompts=load_data(config.data),
+        rewards=rewards,
+        timeout=config.reward.timeout,
+        max_broken_fraction=config.reward.max_broken_fraction,
+    )
+    policy = load_policy(
+        config.model.name,
+        device=config.model.device,
+        precision=config.model.precision,
+        trust_remote_code=config.model.trust_remote_code,
+        chat_template=config.model.chat_template,
+    )
+    prompts, ids, _ = render_all(policy, environment.prompts, max_prompt_tokens=config.data.max_prompt_tokens)
+    result, sampled = measure(
+        LocalEngine(policy, max_batch=config.max_batch),
+        environment,
+        prompts,
+        ids,
+        config.sampling,
+        samples=config.samples,
+        seed=config.seed,
+    )
+    if config.output is not None:
+        write_groups(config.output, sampled)
+    return result
+
+
+def measure(
+    engine: Engine,
+    environment: Environment,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[tuple[int, ...]],
+    sampling: Sampling,
+    *,
+    samples: int,
+    seed: int,
+) -> tuple[Evaluation, list[Group]]:
+    """Sampled and greedy accuracy on the given problems, and the judged sampled answers."""
+    start = time.perf_counter()
+    seeds = [(seed, 0xE7A1, p) for p in range(len(prompts))]
+    greedy = sampling.model_copy(update={"temperature": 0.0})
+    judged = {
+        kind: environment.judge(sample_groups(engine, prompts, prompt_ids, how, size=count, seeds=seeds))
+        for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
+    }
+    rewards = [[j.reward for j in g.judgements if j.is_valid] for g in judged["sampled"]]
+    right = [sum(r >= FULL_MARKS for r in row) for row in rewards]
+    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
+    greedy_rewards = [j.reward for g in judged["greedy"] for j in g.judgements if j.is_valid]
+    completions = [c for g in judged["sampled"] for c in g.completions]
+    return Evaluation(
+        problems=len(prompts),
+        accuracy_sampled=fmean(c / len(row) for c, row in zip(right, rewards, strict=True) if row),
+        accuracy_greedy=fmean(r >= FULL_MARKS for r in greedy_rewards),
+        pass_at={
+            k: fmean(
+                pass_at_k(len(row), c, k) for c, row in zip(right, rewards, strict=True) if len(row) >= k
+            )
+            for k in counts
+        },
+        mean_reward=fmean(r for row in rewards for r in row),
+        truncated_fraction=fmean(c.stop is StopReason.LENGTH for c in completions),
+        seconds=time.perf_counter() - start,
+    ), judged["sampled"]

@@ -1,0 +1,117 @@
+"""AdamW on float32 master weights, beside a module that computes in a lower precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ventaja.models import Policy
+from ventaja.training.config import OptimiserConfig
+
+
+class Optimiser:
+    """Owns the master weights, their gradients and AdamW's moments.
+
+    `policy` arrives in float32. Its trainable parameters become the masters; if `compute` is a lower
+    precision, the module keeps rounded copies, gradients are added up in float32, and each step rounds anew.
+    """
+
+    def __init__(
+        self, policy: Policy, config: OptimiserConfig, *, total_updates: int, compute: torch.dtype
+    ) -> None:
+        self.config = config
+        self.total_updates = total_updates
+        self.updates = 0
+        self.parameters = dict(policy.parameters())
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            self.masters[name] = parameter.detach().float() if compute != parameter.dtype else parameter
+        for parameter in policy.module.parameters():  # buffers, such as rotary tables, stay exact
+            parameter.data = parameter.data.to(compute)
+        for name, parameter in self.parameters.items():
+            if self.masters[name] is not parameter:
+                self.masters[name].requires_grad_(True)
+                parameter.register_post_accumulate_grad_hook(_add_gradient_to(self.masters[name]))
+        decayed = [m for m in self.masters.values() if m.ndim >= 2]
+        others = [m for m in self.masters.values() if m.ndim < 2]
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update: warm-up, then the schedule."""
+        c = self.config
+        if self.updates < c.warmup_updates:
+            return c.learning_rate * (self.updates + 1) / c.warmup_updates
+        if c.schedule == "constant":
+            return c.learning_rate
+        done = (self.updates - c.warmup_updates) / max(1, self.total_updates - c.warmup_updates)
+        factor = 1 - done if c.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return c.learning_rate * max(0.0, factor)
+
+    def step(self) -> float:
+        """Clip, update the masters, round them into the module, forget the gradients.
+
+        Returns the gradient's norm before clipping. A norm that is not finite changes nothing: the caller
+        sees it in the result.
+        """
+        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        if torch.isfinite(norm):
+            limit = self.config.max_grad_norm
+            if limit is not None and float(norm) > limit:
+                torch._foreach_mul_(gradients, limit / (float(norm) + 1e-6))
+            for master in self.masters.values():
+                if master.grad is None:  # skipped samples leave gradient 0, and Adam's momentum goes on
+                    master.grad = torch.zeros_like(master)
+            for group in self.adamw.param_groups:
+                group["lr"] = self.learning_rate
+            self.adamw.step()
+            self._round_into_module()
+        self.adamw.zero_grad(set_to_none=True)
+        self.updates += 1
+        return float(norm)
+
+    def _round_into_module(self) -> None:
+        pairs = [
+            (self.parameters[n].data, m.data) for n, m in self.masters.items() if m is not self.parameters[n]
+        ]
+        if pairs:
+            torch._foreach_copy_([low for low, _ in pairs], [high for _, high in pairs])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, apart from the master weights."""
+        state = {"updates": torch.tensor(self.updates)}
+        for name, master in self.masters.items():
+            for key, value in self.adamw.state.get(master, {}).items():
+                state[f"{key}/{name}"] = value
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.updates = int(state["updates"])
+        for entry, value in state.items():
+            key, _, name = entry.partition("/")
+            if name:
+                self.adamw.state[self.masters[name]][key] = value.clone()
+
+
+def _add_gradient_to(master: Tensor):  # type: ignore[no-untyped-def]
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return hook

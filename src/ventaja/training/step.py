@@ -1,0 +1,69 @@
+"""The one place with forward, backward, clip and optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ventaja.errors import RunError
+from ventaja.models import Policy, TokenScores
+from ventaja.training.batch import Row
+from ventaja.training.objective import Stats
+from ventaja.training.optimiser import Optimiser
+
+Objective = Callable[[Row, TokenScores], tuple[Tensor, Stats]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReport:
+    """What one optimiser step did."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    means: dict[str, float] = field(default_factory=dict)
+    """Means over tokens of whatever the objective reports."""
+
+
+def update(
+    policy: Policy,
+    optimiser: Optimiser,
+    rows: Sequence[Row],
+    objective: Objective,
+    weight_ST: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> UpdateReport:
+    """One optimiser step on Σ loss·weight over all rows; how they were cut into rows changes nothing.
+
+    Raises RunError if the loss or its gradient is not finite; the weights are then as before.
+    """
+    loss = 0.0
+    sums: dict[str, float] = {}
+    for row in rows:
+        scores = policy.score(row.packed, temperature=temperature, entropy=entropy)
+        loss_M, stats = objective(row, scores)
+        row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
+        row_loss.backward()
+        loss += float(row_loss.detach())
+        for name, value in stats.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    learning_rate = optimiser.learning_rate
+    grad_norm = optimiser.step()
+    if not (abs(loss) < float("inf") and grad_norm < float("inf")):
+        raise RunError(
+            f"update {optimiser.updates}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so nothing "
+            "was updated. Lower optimiser.learning_rate, or train in float32 (model.precision)."
+        )
+    tokens = sums.pop("tokens", 0.0)
+    return UpdateReport(
+        loss=loss,
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        tokens=int(tokens),
+        means={name: value / tokens for name, value in sums.items()} if tokens else {},
+    )

@@ -1,0 +1,298 @@
+"""The run folder survives what happens to run folders: kills, full disks, a second run in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import yaml
+
+from ventaja.errors import ConfigError, RunError
+from ventaja.records import Completion, Group, Prompt, StopReason, write_groups
+from ventaja.tracking import Run, RunFolder
+
+
+class Kind(Enum):
+    K3 = "k3"
+
+
+CONFIG = {
+    "model": "tiny",
+    "optimiser": {"learning_rate": 1e-6, "betas": (0.9, 0.95)},
+    "kl": Kind.K3,
+    "to": Path("a"),
+}
+
+
+def begin(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", CONFIG, command="ventaja rl run.yaml")
+
+
+def group(text: str = "4") -> Group:
+    answer = Completion(token_ids=(1,), logprobs=(-0.5,), text=text, stop=StopReason.EOS, weight_version=0)
+    return Group(prompt=Prompt(id="1", content="2 + 2?"), prompt_ids=(7,), completions=(answer,))
+
+
+def test_create_makes_the_folder(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    assert sorted(entry.name for entry in folder.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "rollouts",
+    ]
+    text = folder.config_path.read_text()
+    assert text.startswith("# command: ventaja rl run.yaml\n")
+    expected = {
+        "model": "tiny",
+        "optimiser": {"learning_rate": 1e-6, "betas": [0.9, 0.95]},
+        "kl": "k3",
+        "to": "a",
+    }
+    assert yaml.safe_load(text) == expected == folder.config()
+    assert folder.command() == "ventaja rl run.yaml"
+
+
+def test_a_setting_that_yaml_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.inner\[1\]: a object"):
+        RunFolder.create(tmp_path / "run", {"inner": [1, object()]}, command="")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.append_metrics(1, {"reward": 0.5})
+    with pytest.raises(RunError, match=r"holds a run already.*--run\.folder other.*--run\.resume true"):
+        begin(tmp_path)
+    assert folder.metrics() == [{"round": 1, "reward": 0.5}]
+
+
+def test_a_folder_with_something_else_in_it_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("try a higher clip")
+    assert begin(tmp_path).config()["model"] == "tiny"
+
+
+def test_a_checkpoint_without_a_config_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / "000010").mkdir(parents=True)
+    with pytest.raises(RunError, match="holds a run already"):
+        begin(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match=r"cannot be written|holds a run"):
+        begin(tmp_path)
+
+
+def test_opening_nothing_names_the_newest_run_beside_it(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(RunError, match=r"there is no such folder\. The newest run beside it is .*run"):
+        RunFolder.open(tmp_path / "rnu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"has no config\.yaml"):
+        RunFolder.open(tmp_path / "empty")
+
+
+def test_metrics_are_strict_json(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.append_metrics(
+        1,
+        {
+            "round": 99,
+            "reward": math.nan,
+            "loss": -math.inf,
+            "kl": torch.tensor(0.5),
+            "entropy": numpy.float32(0.25),
+            "samples": numpy.int64(8),
+            "text": "día\n",
+            "nothing": None,
+        },
+    )
+    lines = folder.metrics_path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(lines[0], parse_constant=refuse) == {
+        "round": 1,
+        "reward": None,
+        "loss": None,
+        "kl": 0.5,
+        "entropy": 0.25,
+        "samples": 8,
+        "text": "día\n",
+        "nothing": None,
+    }
+    with pytest.raises(TypeError, match="'histogram' is a list"):
+        folder.append_metrics(2, {"histogram": [1, 2]})
+    assert len(folder.metrics()) == 1
+
+
+@pytest.mark.parametrize(
+    "half", [b'{"round": 3, "rew', b"{", b'{"round": 3, "text": "d\xc3', b'{"round": 3} x']
+)
+def test_half_a_last_line_is_skipped_and_then_replaced(tmp_path: Path, half: bytes) -> None:
+    folder = begin(tmp_path)
+    folder.append_metrics(1, {"reward": 1.0})
+    folder.append_metrics(2, {"reward": 2.0, "long": "x" * 10_000})
+    with folder.metrics_path.open("ab") as file:
+        file.write(half)
+    assert [line["round"] for line in folder.metrics()] == [1, 2]
+    folder.append_metrics(3, {"reward": 3.0})
+    assert [line["round"] for line in folder.metrics()] == [1, 2, 3]
+    assert folder.metrics_path.read_bytes().count(b"\n") == 3
+
+
+def test_half_an_only_line(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.metrics_path.write_bytes(b'{"rou')
+    assert folder.metrics() == []
+    folder.append_metrics(1, {})
+    assert folder.metrics() == [{"round": 1}]
+
+
+def test_a_whole_last_line_without_its_newline_counts(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.metrics_path.write_text('{"round": 1}')
+    assert folder.metrics() == [{"round": 1}]
+    folder.append_metrics(2, {})
+    assert folder.metrics() == [{"round": 1}, {"round": 2}]
+
+
+def test_a_bad_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.metrics_path.write_text('{"round": 1}\nhello\n{"round": 3}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl:2: not metrics"):
+        folder.metrics()
+
+
+def test_rewind_drops_what_comes_after(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    for number in range(1, 6):
+        folder.append_metrics(number, {"reward": float(number)})
+        write_groups(folder.rollout_path(number), [group()])
+    folder.checkpoint_path(4).mkdir()
+    (folder.rollouts_path / ".round-000006.parquet.1.tmp").write_text("half")
+    with folder.metrics_path.open("ab") as file:
+        file.write(b'{"round": 6, ')
+    for _ in range(2):  # Doing it twice is doing it once.
+        folder.rewind(3)
+        assert [line["round"] for line in folder.metrics()] == [1, 2, 3]
+        assert folder.rollout_rounds() == [1, 2, 3]
+        assert len(list(folder.rollouts_path.iterdir())) == 3
+        assert list(folder.checkpoints()) == [4]
+    folder.append_metrics(4, {"reward": 40.0})
+    assert [line["reward"] for line in folder.metrics()] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_a_full_disk_leaves_the_earlier_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begin(tmp_path)
+    folder.append_metrics(1, {"reward": 1.0})
+    before = folder.metrics_path.read_bytes()
+    write, calls = os.write, []
+
+    def full(descriptor: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[:5])  # The disk takes a few bytes, and then no more.
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+            folder.append_metrics(2, {"reward": 2.0})
+    assert folder.metrics_path.read_bytes() == before
+    folder.append_metrics(2, {"reward": 2.0})
+    assert [line["round"] for line in folder.metrics()] == [1, 2]
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(RunError, match="No space left"):
+        folder.rewind(1)
+    assert [line["round"] for line in folder.metrics()] == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_killed_while_writing(tmp_path: Path) -> None:
+    script = f"""
+from itertools import count
+from ventaja.tracking import RunFolder
+folder = RunFolder.create({str(tmp_path / "run")!r}, {{}}, command="")
+for number in count(1):
+    folder.append_metrics(number, {{"text": "x" * 5000}})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    path = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size > 50_000):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = RunFolder.open(tmp_path / "run")
+    rounds = [line["round"] for line in folder.metrics()]
+    assert rounds == list(range(1, len(rounds) + 1))
+    folder.append_metrics(len(rounds) + 1, {})
+    assert len(folder.metrics()) == len(rounds) + 1
+
+
+def test_a_run_reads_it_all(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.append_metrics(1, {"reward": 0.25})
+    run = Run(folder.path)
+    assert run.column("reward") == [0.25]
+    assert repr(run) == f"Run('{folder.path}': 1 round, reward 0.25 → 0.25, 0 checkpoints)"
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        _ = run.last_checkpoint
+
+    # The run goes on while it is open.
+    folder.append_metrics(2, {"reward": math.nan, "eval/accuracy_greedy": 0.5, "note": "x"})
+    folder.append_metrics(3, {"reward": 1})
+    rewards = run.column("reward")
+    assert rewards[0] == 0.25
+    assert math.isnan(rewards[1])
+    assert rewards[2] == 1.0
+    assert math.isnan(run.column("eval/accuracy_greedy")[0])
+    assert run.metrics[2] == {"round": 3, "reward": 1}
+    assert run.config["optimiser"]["learning_rate"] == 1e-6
+    with pytest.raises(RunError, match=r"no round has the metric 'rewrd'\. Did you mean 'reward'"):
+        run.column("rewrd")
+
+    write_groups(folder.rollout_path(3), [group("x")], token_columns={"advantage": [[0.5]]})
+    assert run.rollouts(3) == [group("x")]
+    assert run.rollout_table(3)["advantage"].to_pylist() == [[0.5]]
+    with pytest.raises(RunError, match=r"no rollouts of round 7\. Kept are 1 rounds, 3 to 3"):
+        run.rollouts(7)
+
+    for name in ("000010", "000002", ".000011.tmp", "scratch"):
+        (folder.checkpoints_path / name).mkdir()
+    assert [path.name for path in run.checkpoints] == ["000002", "000010"]
+    assert run.last_checkpoint == folder.checkpoint_path(10)
+    assert repr(run).endswith("3 rounds, reward 0.25 → 1, 2 checkpoints)")
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such folder"):
+        Run(tmp_path / "none")
+
+
+def test_a_config_that_was_cut_off(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.config_path.write_text("# command: x\n")
+    with pytest.raises(RunError, match="holds no settings"):
+        _ = Run(folder.path).config
