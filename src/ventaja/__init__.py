@@ -1,0 +1,87 @@
+"""Ventaja turns human rankings or a reward function into a better language model."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ventaja import functional
+    from ventaja.api import rl, sft
+    from ventaja.errors import VentajaError
+    from ventaja.tracking import Run
+    from ventaja.training import (
+        ALGORITHMS,
+        Algorithm,
+        Evaluation,
+        EvaluationConfig,
+        RlConfig,
+        SftConfig,
+        evaluate,
+        parse,
+        train_rl,
+        train_sft,
+    )
+    from ventaja.training.algorithms import (
+        CISPO,
+        DAPO,
+        DR_GRPO,
+        GRPO,
+        GSPO,
+        PPO,
+        REINFORCE,
+        REINFORCE_PP,
+        RLOO,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALGORITHMS",
+    "CISPO",
+    "DAPO",
+    "DR_GRPO",
+    "GRPO",
+    "GSPO",
+    "PPO",
+    "REINFORCE",
+    "REINFORCE_PP",
+    "RLOO",
+    "Algorithm",
+    "Evaluation",
+    "EvaluationConfig",
+    "RlConfig",
+    "Run",
+    "SftConfig",
+    "VentajaError",
+    "evaluate",
+    "functional",
+    "parse",
+    "rl",
+    "sft",
+    "train_rl",
+    "train_sft",
+]
+
+_HOME = {
+    "rl": "ventaja.api",
+    "sft": "ventaja.api",
+    "VentajaError": "ventaja.errors",
+    "Run": "ventaja.tracking",
+    **dict.fromkeys(
+        ("CISPO", "DAPO", "DR_GRPO", "GRPO", "GSPO", "PPO", "REINFORCE", "REINFORCE_PP", "RLOO"),
+        "ventaja.training.algorithms",
+    ),
+}
+"""Where a public name lives, if not in ventaja.training."""
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that `import ventaja` and `ventaja --help` do not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ventaja' has no attribute {name!r}")
+    if name == "functional":
+        return import_module("ventaja.functional")
+    return getattr(import_module(_HOME.get(name, "ventaja.training")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

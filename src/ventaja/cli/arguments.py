@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import SUPPRESS, ArgumentParser
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -143,19 +144,22 @@ def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Seq
         for s in settings.values()
         if s.type == "MAPPING" and not any(flag.startswith(f"--{s.name}.") for flag in flags)
     ]
-    entries = set()
+    entries: set[str] = set()
     tokens: list[str] = []
-    for index, token in enumerate(argv):
-        flag = token.split("=", 1)[0]
-        if flag.startswith("--") and flag not in {"--", "--help"} and flag not in flags:
+    pending = deque(argv)
+    while pending:
+        token = pending.popleft()
+        flag, equals, _ = token.partition("=")
+        if flag.startswith("--") and flag not in {"--", "--help", *flags, *entries}:
             if not any(flag.startswith(mapping) and flag != mapping for mapping in open_ended):
                 raise ConfigError(f"{flag}: no such flag.{nearest(flag, flags)} See {parser.prog} --help.")
-            if flag not in entries:
-                parser.add_argument(flag, dest=flag[2:], help=SUPPRESS)
-                entries.add(flag)
-        if token in flags and flags[token].type == "BOOL":
-            following = argv[index + 1].lower() if index + 1 < len(argv) else ""
-            token = token if following in _BOOL_WORDS else f"{token}=true"
+            parser.add_argument(flag, dest=flag[2:], help=SUPPRESS)
+            entries.add(flag)
+        if not equals and flag in flags and flags[flag].type == "BOOL":
+            if not pending or pending[0].lower() not in _BOOL_WORDS:
+                token = f"{flag}=true"
+        elif not equals and flag in {*flags, *entries} and pending and not pending[0].startswith("--"):
+            token = f"{flag}={pending.popleft()}"  # so that a value may begin with a dash
         tokens.append(token)
     texts = vars(parser.parse_args(tokens))
     return {
@@ -207,6 +211,9 @@ def _help(setting: Setting) -> str:
     parts = [setting.help]
     if setting.choices:
         parts.append(f"One of {', '.join(setting.choices)}.")
+    if setting.entries:
+        names = (entry.name.rpartition(".")[2] for entry in setting.entries)
+        parts.append(f"Each may set {', '.join(names)}.")
     facts = [setting.limits] if setting.limits else []
     if setting.default is None:
         facts.append("must be set")

@@ -11,62 +11,70 @@ from ventaja.cli.arguments import Parser, read_config
 
 def rl(argv: list[str]) -> None:
     """`ventaja rl`"""
-    from ventaja.training import config, train_rl
+    from ventaja.training.config import RlConfig
 
-    settings = read_config(
-        config.RlConfig,
+    config = read_config(
+        RlConfig,
         argv,
         prog="ventaja rl",
         description="Train a model: sample answers, judge them with a reward, and learn from the difference.",
     )
+    from ventaja.training import train_rl
+
     prepare_process()
-    run = train_rl(settings, command=_command("rl", argv))
+    run = train_rl(config, command=_command("rl", argv))
     _print_run(str(run.path))
 
 
 def sft(argv: list[str]) -> None:
     """`ventaja sft`"""
-    from ventaja.training import config, train_sft
+    from ventaja.training.config import SftConfig
 
-    settings = read_config(
-        config.SftConfig,
+    config = read_config(
+        SftConfig,
         argv,
         prog="ventaja sft",
         description="Train a model on examples of good answers.",
     )
+    from ventaja.training import train_sft
+
     prepare_process()
-    run = train_sft(settings, command=_command("sft", argv))
+    run = train_sft(config, command=_command("sft", argv))
     _print_run(str(run.path))
 
 
 def evaluate(argv: list[str]) -> None:
     """`ventaja eval`"""
-    from ventaja import training
-    from ventaja.cli.tables import evaluation_table
+    from ventaja.training.config import EvaluationConfig
 
-    settings = read_config(
-        training.config.EvaluationConfig,
+    config = read_config(
+        EvaluationConfig,
         argv,
         prog="ventaja eval",
         description="Measure how often a model is right: sampled, greedy, and in at least one of k answers.",
     )
+    from ventaja import training
+    from ventaja.cli.evaluation import evaluation_table
+
     prepare_process()
-    Console().print(evaluation_table(training.evaluate(settings)))
+    Console().print(evaluation_table(training.evaluate(config)))
 
 
 def chat(argv: list[str]) -> None:
     """`ventaja chat`"""
-    from ventaja.cli.chat import ChatConfig, talk
+    from ventaja.cli.chat import ChatConfig
 
-    settings = read_config(
+    config = read_config(
         ChatConfig,
         argv,
         prog="ventaja chat",
         description="Talk to a model. /reset forgets the conversation; /exit or Ctrl-D ends it.",
         positional="model.name",
     )
+    from ventaja.cli.conversation import talk
+
     prepare_process()
-    talk(settings)
+    talk(config)
 
 
 def report(argv: list[str]) -> None:
@@ -86,7 +94,7 @@ def algorithms(argv: list[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="Print a Markdown table.")
     markdown = parser.parse_args(argv).markdown
 
-    from ventaja.cli.tables import algorithms_markdown, algorithms_table
+    from ventaja.cli.algorithms import algorithms_markdown, algorithms_table
 
     if markdown:
         print(algorithms_markdown())

@@ -14,8 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-SHORT_FORMS = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
-"""`--model X` is short for `--model.name X`, as `model: X` is in a run file."""
+from ventaja.training.config import SHORT_FORMS
 
 _NAMES: dict[Any, str] = {str: "TEXT", int: "INT", float: "NUMBER", bool: "BOOL", Path: "PATH"}
 _LIMITS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
@@ -36,6 +35,8 @@ class Setting:
     default: str | None
     """As one would write it in a run file; None if it must be set."""
     help: str
+    entries: tuple[Setting, ...] = ()
+    """Of a list of mappings: what each of them can set, named `reward.functions[].weight`."""
 
     @property
     def group(self) -> str:
@@ -106,7 +107,7 @@ def _fields(kind: type) -> Iterator[_Field]:
             yield _Field(name, info.annotation, default, info.description or "", tuple(info.metadata))
     else:
         hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
             yield _Field(field.name, hints[field.name], field.default, "", ())
 
 
@@ -134,6 +135,12 @@ def _setting(name: str, field: _Field, inner: Any, can_be_null: bool, default: A
         ),
         default=None if required else as_text(default),
         help=" ".join(field.help.split()),
+        entries=tuple(
+            entry
+            for item in (get_args(inner) if type_ == "LIST" else ())
+            if _has_fields(item)
+            for entry in settings_of(item, f"{name}[].")
+        ),
     )
 
 

@@ -77,14 +77,19 @@ def _table(settings: Iterable[Setting]) -> Iterable[str]:
     yield "| setting | type | default | |"
     yield "|---|---|---|---|"
     for setting in settings:
-        if setting.default is None:
-            default = "*must be set*"
-        elif setting.default == "null":
-            default = ""
-        else:
-            default = f"`{setting.default}`" if setting.default else '`""`'
-        cells = [f"`{setting.name}`", _type(setting), default, setting.help]
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield _row(setting)
+        yield from map(_row, setting.entries)
+
+
+def _row(setting: Setting) -> str:
+    if setting.default is None:
+        default = "*must be set*"
+    elif setting.default == "null":
+        default = ""
+    else:
+        default = f"`{setting.default}`" if setting.default else '`""`'
+    cells = [f"`{setting.name}`", _type(setting), default, setting.help]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _type(setting: Setting) -> str:

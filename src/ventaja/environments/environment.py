@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ventaja.environments.rewards import (
     Reward,
@@ -18,6 +18,7 @@ from ventaja.errors import ConfigError, DataError
 from ventaja.records import Group, Prompt
 
 
+@runtime_checkable
 class Environment(Protocol):
     """Anything with prompts and a judge."""
 

@@ -2,15 +2,13 @@
 
 from ventaja.models.chat import TokenizedExample, render_example, render_prompt
 from ventaja.models.layout import Bundle, PackedRow, pack_row
-from ventaja.models.load import LoraSettings, Precision, load_policy, resolve_device, resolve_precision
+from ventaja.models.load import load_policy, resolve_device, resolve_precision
 from ventaja.models.policy import Policy, TokenScores
 
 __all__ = [
     "Bundle",
-    "LoraSettings",
     "PackedRow",
     "Policy",
-    "Precision",
     "TokenScores",
     "TokenizedExample",
     "load_policy",

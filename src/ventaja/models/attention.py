@@ -7,7 +7,9 @@ with their answers (training), prompts alone (prefill) or one new token per answ
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from ventaja.errors import ModelError
 IMPLEMENTATION = "ventaja"
 
 
+@runtime_checkable
 class AttentionPlan(Protocol):
     """How the tokens of one packed row see each other."""
 
@@ -47,18 +50,26 @@ def _planned_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    plan: AttentionPlan,
+    plan: AttentionPlan | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    if s_aux is not None:
+    if plan is None:
         raise ModelError(
-            f"{type(module).__name__} uses attention sinks, which the packed forward cannot do yet."
+            "this model is set up for packed rows, so it cannot be called on its own. "
+            "First call set_attn_implementation('eager') on it, or load the checkpoint again."
         )
+    if s_aux is not None:
+        raise ModelError(f"{type(module).__name__} uses attention sinks")
+    if position_bias is not None:
+        raise ModelError(f"{type(module).__name__} puts positions into its attention scores")
+    if not getattr(module, "is_causal", True):
+        raise ModelError(f"{type(module).__name__} lets tokens see later ones")
     if dropout:
         raise ModelError(
             "attention dropout is on: its mask would depend on how samples are packed. Set it to 0."
@@ -77,15 +88,45 @@ def _planned_attention(
 
 AttentionInterface.register(IMPLEMENTATION, _planned_attention)
 
-_FULL_LAYERS = {"full_attention", "sliding_attention"}
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block the model attends as transformers has it, so that it can be called on its own."""
+    if model.config._attn_implementation != IMPLEMENTATION:
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(IMPLEMENTATION)
 
 
-def why_not_packable(model: PreTrainedModel) -> str | None:
-    """None if the model's attention can be planned; else the reason, for a message to the user."""
+_PLANNED_LAYERS = {"full_attention": False, "sliding_attention": True}
+"""The types of layer that a plan covers, and whether they have a window."""
+
+
+def plan_attention(model: PreTrainedModel) -> str | None:
+    """Switch the model to planned attention, if it can; else the reason why not, for a message to the user.
+
+    What the configuration cannot tell, two tokens sent through the model do.
+    """
+    reason = _stated_obstacle(model)
+    if reason is not None:
+        return reason
+    before = model.config._attn_implementation
+    model.set_attn_implementation(IMPLEMENTATION)
+    reason = _met_obstacle(model)
+    if reason is not None:
+        model.set_attn_implementation(before)
+    return reason
+
+
+def _stated_obstacle(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not take attention functions from outside"
-    if odd := set(getattr(config, "layer_types", None) or ()) - _FULL_LAYERS:
+    if odd := set(getattr(config, "layer_types", None) or ()) - set(_PLANNED_LAYERS):
         return f"{type(model).__name__} has layers of type {', '.join(sorted(odd))}"
     if getattr(config, "num_kv_shared_layers", 0):
         return f"{type(model).__name__} shares keys and values between layers"
@@ -93,4 +134,49 @@ def why_not_packable(model: PreTrainedModel) -> str | None:
         config, "alibi", False
     ):
         return f"{type(model).__name__} puts positions into its attention scores"
+    return None
+
+
+class _Trial:
+    """A plan that only notes each layer's window: every token sees itself."""
+
+    def __init__(self) -> None:
+        self.windows: dict[int, int | None] = {}
+
+    def attend(
+        self,
+        layer: int,
+        query_HND: Tensor,
+        key_KND: Tensor,
+        value_KND: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        self.windows[layer] = window
+        repeats = query_HND.shape[0] // value_KND.shape[0]
+        return value_KND.repeat_interleave(repeats, dim=0).transpose(0, 1)
+
+
+@torch.no_grad()
+def _met_obstacle(model: PreTrainedModel) -> str | None:
+    config = model.config.get_text_config()
+    trial = _Trial()
+    ids = torch.ones(1, 2, dtype=torch.long, device=model.device)
+    place = torch.arange(2, device=model.device)[None]
+    try:
+        model.get_decoder()(input_ids=ids, position_ids=place, use_cache=False, plan=trial)
+    except ModelError as error:
+        return str(error)
+    except TypeError:
+        return f"{type(model).__name__} does not hand arguments on to its attention"
+    if set(trial.windows) != set(range(config.num_hidden_layers)):
+        return f"{type(model).__name__} has layers without the usual attention"
+    size = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    for layer, window in trial.windows.items():
+        slides = _PLANNED_LAYERS[kinds[layer]] if kinds else size is not None
+        if window != (size if slides else None):
+            return f"{type(model).__name__} does not tell its attention about the sliding window"
     return None

@@ -42,21 +42,21 @@ class GroupAttention:
 
         prompt_index = self.row.prompt_index_PL.flatten()
         prompt_key, prompt_value = (
-            x[prompt_index].view(P, L, K, D).transpose(1, 2) for x in (key, value)
+            x[prompt_index].view(P, L, K, -1).transpose(1, 2) for x in (key, value)
         )  # [P, K, L, D]
         prompt_query = query[prompt_index].view(P, L, K, repeat, D).permute(0, 2, 3, 1, 4)  # [P, K, r, L, D]
         scores = prompt_query @ prompt_key[:, :, None].transpose(-1, -2)
         prompt_out = (
             _softmax(scores, sees_prompt_PLL[:, None, None], scaling, softcap) @ prompt_value[:, :, None]
         )
-        output = prompt_out.permute(0, 3, 1, 2, 4).reshape(P * L, H, D)[self.row.prompt_slot_n]
+        output = prompt_out.permute(0, 3, 1, 2, 4).reshape(P * L, H, -1)[self.row.prompt_slot_n]
         if T == 0 or sees_answer is None:
             return output
 
         answer_index = self.row.answer_index_PGT.flatten()
         answer_query = query[answer_index].view(P, G, T, K, repeat, D).permute(0, 3, 1, 4, 2, 5)
         answer_key, answer_value = (
-            x[answer_index].view(P, G, T, K, D).permute(0, 3, 1, 2, 4) for x in (key, value)
+            x[answer_index].view(P, G, T, K, -1).permute(0, 3, 1, 2, 4) for x in (key, value)
         )  # [P, K, G, T, D]
         rows = G * repeat * T
         over_prompt = (answer_query.reshape(P, K, rows, D) @ prompt_key.transpose(-1, -2)).view(
@@ -65,9 +65,9 @@ class GroupAttention:
         over_answer = answer_query @ answer_key[:, :, :, None].transpose(-1, -2)
         scores = torch.cat([over_prompt, over_answer], dim=-1)  # [P, K, G, r, T, L + T]
         weights = _softmax(scores, sees_answer[:, None, :, None], scaling, softcap)
-        answer_out = (weights[..., :L].reshape(P, K, rows, L) @ prompt_value).view(P, K, G, repeat, T, D)
+        answer_out = (weights[..., :L].reshape(P, K, rows, L) @ prompt_value).view(P, K, G, repeat, T, -1)
         answer_out = answer_out + weights[..., L:] @ answer_value[:, :, :, None]
-        answer_out = answer_out.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, H, D)[self.row.answer_slot_n]
+        answer_out = answer_out.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, H, -1)[self.row.answer_slot_n]
         return torch.cat([output, answer_out])
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor | None]:

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ventaja.errors import ModelError
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.policy import Policy
+from ventaja.settings import LoraSettings, Precision
 
-Precision = Literal["auto", "bfloat16", "float32"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters (arXiv:2106.09685) through PEFT."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: str | Sequence[str] = "all-linear"
 
 
 def resolve_device(device: str) -> torch.device:
@@ -125,8 +116,8 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
         base = resolve_model(json.loads(adapter.read_text())["base_model_name_or_path"])
     module: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust_remote_code)
     if adapter.exists():
-        peft = _import_peft()
-        module = peft.PeftModel.from_pretrained(module, source, is_trainable=True)
+        with _peft() as peft:
+            module = peft.PeftModel.from_pretrained(module, source, is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(
         source if (Path(source) / "tokenizer_config.json").exists() else base,
         trust_remote_code=trust_remote_code,
@@ -135,28 +126,32 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
 
 
 def _add_adapters(module: Any, lora: LoraSettings) -> Any:
-    peft = _import_peft()
     if hasattr(module, "peft_config"):
         return module  # already an adapter checkpoint: go on training it
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return peft.get_peft_model(
-        module,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    with _peft() as peft:
+        return peft.get_peft_model(
+            module,
+            peft.LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
 
 
-def _import_peft() -> Any:
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """The package peft, without the warnings that are between it and newer transformers."""
     try:
         import peft
     except ImportError as error:
         raise ModelError("LoRA needs the package peft. Run: pip install 'ventaja[lora]'") from error
-    return peft
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield peft
 
 
 def _first_line(error: Exception) -> str:

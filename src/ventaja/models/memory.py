@@ -11,12 +11,12 @@ _LARGE = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next allocation. True if it will; False where there is no glibc.
+    """Tell glibc to keep freed memory for the next allocation. False where there is no glibc.
 
-    By default glibc maps every block above some megabytes anew and unmaps it when it is freed. Each step of
-    training on a CPU then pays for zeroing gigabytes page by page. Afterwards, blocks below 1 GiB come from the
-    heap, and the heap is not trimmed, so the process stays as large as its largest step. Numbers do not
-    change, and neither does memory on a GPU. It acts on the whole process, so the command line calls it and the
+    By default glibc maps every block above some megabytes anew and unmaps it when it is freed, so each step
+    of training on a CPU pays for zeroing gigabytes, page by page. After this call, blocks below 1 GiB come
+    from the heap and the heap is not trimmed: the process stays as large as its largest step. Results do not
+    change, nor does memory on a GPU. It acts on the whole process, so the command line calls it and the
     library never does.
     """
     if platform.libc_ver()[0] != "glibc":

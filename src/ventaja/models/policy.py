@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ventaja.models.attention import IMPLEMENTATION, why_not_packable
+from ventaja.models.attention import plain_attention, plan_attention
 from ventaja.models.chat import Tokenizer
 from ventaja.models.group_attention import GroupAttention
 from ventaja.models.head import LogitHead
 from ventaja.models.layout import PackedRow
+from ventaja.models.padded import padded_hidden
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Policy:
             module.get_base_model() if hasattr(module, "peft_config") else module
         )
         self.eos_ids = _eos_ids(self.causal_lm, tokenizer)
-        self.head = LogitHead.of(self.causal_lm)
-        self.not_packable = why_not_packable(self.causal_lm)
-        if self.not_packable is None:
-            self.causal_lm.set_attn_implementation(IMPLEMENTATION)
         module.eval()
+        with plain_attention(self.causal_lm):
+            self.head = LogitHead.of(self.causal_lm)
+        self.not_packable = plan_attention(self.causal_lm)
+        """Why this model cannot share a prompt's computation; None if it can."""
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +57,22 @@ class Policy:
         """The most tokens of prompt and answer together, if the model states a limit."""
         return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def fallback_note(self) -> str | None:
+        """What to tell the user if this model takes the plain way: same results, more work."""
+        if self.not_packable is None:
+            return None
+        return (
+            f"{self.name} is trained and sampled the plain way, with padding and each prompt computed once "
+            f"per answer: {self.not_packable}."
+        )
+
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The trainable parameters with their names, each once."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def hidden(self, token_ids_N: Tensor, position_N: Tensor, plan: Any) -> Tensor:
-        """Last hidden states [N, D] of one row, under an attention plan."""
+        """Last hidden states [N, D] of one row, under an attention plan. For packable models."""
         output = self.causal_lm.get_decoder()(
             input_ids=token_ids_N[None], position_ids=position_N[None], use_cache=False, plan=plan
         )
@@ -69,8 +80,18 @@ class Policy:
 
     def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """Log-probs (and entropies) of a row's targets; gradients flow unless under `torch.no_grad`."""
+        if self.not_packable is not None:
+            return self.score_padded(row, temperature=temperature, entropy=entropy)
         row = row.to(self.device)
         hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row))
+        return self._scores(hidden_ND, row, temperature, entropy)
+
+    def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
+        """The same as `score` for any model, through transformers' own forward pass: see `padded`."""
+        row = row.to(self.device)
+        return self._scores(padded_hidden(self.causal_lm, row), row, temperature, entropy)
+
+    def _scores(self, hidden_ND: Tensor, row: PackedRow, temperature: float, entropy: bool) -> TokenScores:
         return TokenScores(
             *self.head.logprobs(
                 hidden_ND[row.source_M], row.target_M, temperature=temperature, entropy=entropy

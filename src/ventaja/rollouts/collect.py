@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from ventaja.records import Group, Prompt
 from ventaja.rollouts.engine import Engine, Request, Sampling
-
-
-class Judge(Protocol):
-    """Whatever judges groups: an environment."""
-
-    def judge(self, groups: Sequence[Group]) -> list[Group]: ...
 
 
 def sample_groups(

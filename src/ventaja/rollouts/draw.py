@@ -64,7 +64,7 @@ def inverse_distribution(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, 
     block_B1 = torch.searchsorted(reached, target_B1, right=True)
     last_B1 = (block_sum > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
     block_B1 = block_B1.minimum(last_B1)
-    before_B1 = reached.gather(1, block_B1) - block_sum.double().gather(1, block_B1)
+    before_B1 = torch.nn.functional.pad(reached, (1, 0)).gather(1, block_B1)  # never above the target
 
     word = block_B1 * BLOCK + torch.arange(BLOCK, device=logits_BV.device)
     inside = weight_BV.gather(1, word.clamp(max=V - 1)).double().masked_fill(word >= V, 0.0)

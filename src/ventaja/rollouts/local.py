@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,9 +12,11 @@ from torch import Tensor
 from ventaja.errors import DataError
 from ventaja.models import Bundle, Policy, pack_row
 from ventaja.records import Completion, StopReason
+from ventaja.rollouts.answer import Answer
 from ventaja.rollouts.decoding import Decode, Membership, Prefill, SharedCache
 from ventaja.rollouts.draw import draw
 from ventaja.rollouts.engine import Interrupted, Request, Sampling
+from ventaja.rollouts.plain import PlainBatch
 
 PREFILL_TOKENS = 8192
 """Prompts are prefilled in rows of about this many tokens."""
@@ -48,7 +49,8 @@ class LocalEngine:
         if not requests:
             return []
         waiting = deque(self._queue(requests, sampling))
-        batch = _Batch(self.policy, requests, self.max_batch)
+        kind = SharedBatch if self.policy.not_packable is None else PlainBatch
+        batch = kind(self.policy, requests, self.max_batch)
         done: dict[tuple[int, int], Completion] = {}
 
         def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
@@ -75,7 +77,7 @@ class LocalEngine:
                 choose(range(len(batch.answers)), batch.next_logits())
         return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
 
-    def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[_Answer]:
+    def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
         queue = []
         for r, request in enumerate(requests):
             limit = sampling.max_tokens
@@ -88,17 +90,17 @@ class LocalEngine:
                 )
             for k in range(request.count):
                 uniforms = np.random.default_rng([*request.seed, k]).random(limit)
-                queue.append(_Answer(request=r, index=k, uniforms=uniforms))
+                queue.append(Answer(request=r, index=k, uniforms=uniforms))
         return queue
 
-    def _stop_reason(self, answer: _Answer, sampling: Sampling) -> StopReason | None:
+    def _stop_reason(self, answer: Answer, sampling: Sampling) -> StopReason | None:
         if answer.tokens[-1] in self.policy.eos_ids:
             return StopReason.EOS
         if sampling.stop and any(s in self._decode(answer.tokens) for s in sampling.stop):
             return StopReason.STOP_STRING
         return StopReason.LENGTH if len(answer.tokens) == len(answer.uniforms) else None
 
-    def _completion(self, answer: _Answer, stop: StopReason, sampling: Sampling) -> Completion:
+    def _completion(self, answer: Answer, stop: StopReason, sampling: Sampling) -> Completion:
         text = self._decode(answer.tokens)
         if stop is StopReason.STOP_STRING:
             text = text[: min(text.index(s) for s in sampling.stop if s in text)]
@@ -114,25 +116,13 @@ class LocalEngine:
         return self.policy.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-@dataclass
-class _Answer:
-    """An answer while it is being sampled."""
-
-    request: int
-    index: int
-    uniforms: np.ndarray
-    """One number per token that it may have: the answer's own random stream."""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
-class _Batch:
+class SharedBatch:
     """The answers being sampled now, row by row, and their cache."""
 
     def __init__(self, policy: Policy, requests: Sequence[Request], max_batch: int) -> None:
         self.policy = policy
         self.requests = requests
-        self.answers: list[_Answer] = []
+        self.answers: list[Answer] = []
         self.slot_of: dict[int, int] = {}
         """Prompt slot of each request that has answers here."""
         self.capacity = min(max_batch, sum(request.count for request in requests))
@@ -146,12 +136,12 @@ class _Batch:
         """Each request's hidden state at its prompt's end, from which every answer's first token is drawn."""
         self._members: Membership | None = None
 
-    def admit(self, waiting: deque[_Answer]) -> list[int]:
+    def admit(self, waiting: deque[Answer]) -> list[int]:
         """Let waiting answers in when a quarter of the batch is free; prefill the prompts that are new."""
         free = self.capacity - len(self.answers)
         if not waiting or (self.answers and free < max(1, self.capacity // 4)):
             return []
-        entering: list[_Answer] = []
+        entering: list[Answer] = []
         fresh: list[int] = []
         for answer in list(waiting)[:free]:
             if answer.request not in self.slot_of:

@@ -1,10 +1,15 @@
 """The loops (supervised, reinforcement learning), their config, and the table of algorithms."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ventaja.training.algorithms import ALGORITHMS, Algorithm, customised
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, parse
-from ventaja.training.evaluate import Evaluation, evaluate
-from ventaja.training.rl import train_rl
-from ventaja.training.sft import train_sft
+
+if TYPE_CHECKING:
+    from ventaja.training.evaluation import Evaluation, evaluate
+    from ventaja.training.rl import train_rl
+    from ventaja.training.sft import train_sft
 
 __all__ = [
     "ALGORITHMS",
@@ -19,3 +24,17 @@ __all__ = [
     "train_rl",
     "train_sft",
 ]
+
+_LOOPS = {
+    "Evaluation": "ventaja.training.evaluation",
+    "evaluate": "ventaja.training.evaluation",
+    "train_rl": "ventaja.training.rl",
+    "train_sft": "ventaja.training.sft",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The loops load on first use: a run file can be checked without waiting for torch."""
+    if name not in _LOOPS:
+        raise AttributeError(f"module 'ventaja.training' has no attribute {name!r}")
+    return getattr(import_module(_LOOPS[name]), name)

@@ -117,8 +117,14 @@ class Algorithm:
             raise ValueError("kl and kl_coef go together: set both, or kl to none and kl_coef to 0")
         if self.kl_target is not None and self.kl == "none":
             raise ValueError("kl_target adapts kl_coef, but kl is none")
+        if self.kl_target is not None and self.kl_target <= 0:
+            raise ValueError("kl_target must be above 0")
         if self.kl == "reward" and self.kl_estimator == "k2":
             raise ValueError("kl in the reward is the estimate's value: use k1 (unbiased) or k3")
+        if self.kl == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl in the loss acts by its gradient, and k1's is 0 on average: use k2 or k3")
+        if self.max_sampling_factor < 1:
+            raise ValueError("max_sampling_factor must be at least 1: a round's prompts are sampled once")
         return self
 
 
@@ -171,6 +177,11 @@ PARTS = tuple(f.name for f in fields(Algorithm) if f.name not in {"name", "paper
 def customised(base: Algorithm, **parts: object) -> Algorithm:
     """`base` with some parts replaced. Raises ConfigError for a choice that contradicts itself or that
     would have no effect."""
+    from ventaja.training.validation import explain, nearest
+
+    for name in parts:
+        if name not in PARTS:
+            raise ConfigError(f"algorithm.{name}: no such part.{nearest(name, PARTS)}")
     changed = {name: value for name, value in parts.items() if getattr(base, name) != value}
     if "kl_coef" in changed and changed["kl_coef"] == 0:
         changed.setdefault("kl", "none")
@@ -180,8 +191,6 @@ def customised(base: Algorithm, **parts: object) -> Algorithm:
     try:
         result = replace(base, **changed)  # type: ignore[arg-type]
     except ValueError as error:
-        from ventaja.training.validation import explain
-
         raise ConfigError(explain(error, prefix="algorithm")) from error
     for name in parts:
         if reason := _without_effect(result, name):

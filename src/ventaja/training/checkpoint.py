@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ventaja.records import Group, read_groups, write_groups
 from ventaja.training.optimiser import Optimiser
 
 FORMAT = 1
+EARLIER = ".earlier"
 
 
 def save_checkpoint(
@@ -50,15 +52,34 @@ def save_checkpoint(
         if groups:
             write_groups(training / "groups.parquet", groups)
         (training / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
-        if path.exists():
-            shutil.rmtree(path)
-        work.rename(path)
-    except OSError as error:
+        _put_in_place(work, path)
+    except (OSError, SafetensorError, RunError) as error:
         shutil.rmtree(work, ignore_errors=True)
         raise RunError(
-            f"{path}: the checkpoint could not be written: {error.strerror or error}. The last good one is "
-            "untouched. Make room, then go on with --run.resume true."
+            f"{path}: the checkpoint could not be written: {getattr(error, 'strerror', None) or error}. The last "
+            "good one is untouched. Make room, then go on with --run.resume true."
         ) from error
+
+
+def _put_in_place(work: Path, path: Path) -> None:
+    """Rename `work` to `path`. An earlier checkpoint of that number is removed only after that."""
+    earlier = path.with_name(f".{path.name}{EARLIER}")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if path.exists():
+        path.rename(earlier)
+    work.rename(path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def recover_checkpoints(folder: Path) -> None:
+    """Undo what a process left that was killed while it wrote: half-made checkpoints go, and one that was
+    about to be replaced comes back."""
+    for leftover in folder.glob(".*"):
+        path = leftover.with_name(leftover.name.removeprefix(".").removesuffix(EARLIER))
+        if leftover.name.endswith(EARLIER) and not path.exists():
+            leftover.rename(path)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 class Checkpoint:
@@ -69,15 +90,15 @@ class Checkpoint:
         try:
             self.state: dict[str, Any] = json.loads((path / "training" / "state.json").read_text())
             self.tables = load_file(path / "training" / "tables.safetensors")
-        except (OSError, ValueError) as error:
+            self.optimiser = load_file(path / "training" / "optimiser.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
             raise RunError(
                 f"{path}: has no training state to resume from ({error}). To start a new run from its weights, "
                 "give it as model.name."
             ) from error
-        if self.state.get("format") != FORMAT:
-            raise RunError(
-                f"{path}: written in format {self.state.get('format')}, this version reads {FORMAT}."
-            )
+        found = self.state.get("format") if isinstance(self.state, dict) else None
+        if found != FORMAT:
+            raise RunError(f"{path}: its training state has format {found}, this version reads {FORMAT}.")
 
     def groups(self) -> list[Group]:
         """The rollouts of the round that was not over, or an empty list."""
@@ -86,7 +107,8 @@ class Checkpoint:
 
     def restore(self, optimiser: Optimiser) -> None:
         """Put the optimiser and torch's random state back."""
-        optimiser.load_state(load_file(self.path / "training" / "optimiser.safetensors"))
+        optimiser.load_state(self.optimiser)
+        self.optimiser = {}
         torch.set_rng_state(self.tables.pop("torch_rng"))
         if (cuda := self.tables.pop("cuda_rng", None)) is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(cuda)

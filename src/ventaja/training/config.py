@@ -12,11 +12,17 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
 from ventaja.errors import ConfigError
-from ventaja.models import LoraSettings, Precision
-from ventaja.rollouts import Sampling
-from ventaja.settings import Settings
+from ventaja.settings import LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised
 from ventaja.training.validation import explain, nearest
+
+
+GENERATED = "reasoning_gym:"
+"""Sources that make their rows from a seed."""
+
+
+SHORT_FORMS = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
+"""`model: x` is short for `model: {name: x}`, and so on."""
 
 
 class ModelConfig(Settings):
@@ -52,6 +58,12 @@ class DataConfig(Settings):
     max_prompt_tokens: int | None = Field(None, ge=1)
     """Leave out longer prompts, and say how many. Unset: a prompt that does not fit the model is an error."""
 
+    @model_validator(mode="after")
+    def _only_tasks_are_seeded(self) -> DataConfig:
+        if "seed" in changed_settings(self) and not self.source.startswith(GENERATED):
+            raise ValueError(f"seed would have no effect: {self.source} is not generated. Leave it out")
+        return self
+
 
 class RewardFunctionConfig(Settings):
     """One reward function. A bare string is short for `{function: …}`."""
@@ -83,6 +95,8 @@ class RewardConfig(Settings):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(items, list | tuple):
+            return items
         return [{"function": item} if isinstance(item, str) else item for item in items]
 
     @model_validator(mode="after")
@@ -122,6 +136,13 @@ AlgorithmConfig = create_model(
 )
 
 
+def algorithm_settings(algorithm: Algorithm) -> dict[str, Any]:
+    """The settings of `algorithm:` in a run file that resolve to this algorithm."""
+    base = ALGORITHMS.get(algorithm.name, ALGORITHMS["grpo"])
+    changed = {part: getattr(algorithm, part) for part in PARTS if getattr(algorithm, part) != getattr(base, part)}
+    return {"name": base.name, **changed}
+
+
 class OptimiserConfig(Settings):
     """AdamW (arXiv:1711.05101) on float32 master weights."""
 
@@ -141,6 +162,13 @@ class OptimiserConfig(Settings):
     """Tokens in one forward and backward pass; lower needs less memory and changes nothing else."""
 
 
+class SftOptimiserConfig(OptimiserConfig):
+    """AdamW (arXiv:1711.05101) on float32 master weights."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    """Highest learning rate."""
+
+
 class EvalConfig(Settings):
     """Held-out problems. With a generated task they are made from another seed, less those trained on."""
 
@@ -150,7 +178,7 @@ class EvalConfig(Settings):
     """Options of the source; data.options if unset."""
     size: int = Field(200, ge=1)
     """How many problems."""
-    seed: int = 1_000_003
+    seed: int = Field(1_000_003, ge=0)
     """Seed of a generated task, and of sampling."""
     every: int | None = Field(None, ge=1)
     """Measure after every this many rounds, and at the end. Unset: not during training."""
@@ -161,7 +189,7 @@ class RunConfig(Settings):
 
     folder: Path
     """The run folder. It must be new, unless `resume` is on."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Everything random follows from it."""
     resume: bool = False
     """Go on from the folder's last checkpoint; begin if there is none."""
@@ -203,9 +231,8 @@ class Config(Settings):
     def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        key = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
         return {
-            group: {key[group]: item} if group in key and isinstance(item, str | list) else item
+            group: {SHORT_FORMS[group]: item} if group in SHORT_FORMS and isinstance(item, str | list) else item
             for group, item in value.items()
         }
 
@@ -240,9 +267,9 @@ class RlConfig(Config):
             raise ValueError(
                 "sampling.temperature must be above 0: greedy answers of a prompt are all the same"
             )
-        if self.eval.every is None and (set_ := self.eval.model_fields_set):
+        if self.eval.every is None and (changed := changed_settings(self.eval)):
             raise ValueError(
-                f"eval.{sorted(set_)[0]} would have no effect: set eval.every to measure during training"
+                f"eval.{changed[0]} would have no effect: set eval.every to measure during training"
             )
         return self
 
@@ -252,12 +279,12 @@ class SftConfig(Config):
 
     model: ModelConfig
     data: DataConfig
-    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=2e-5)
+    optimiser: SftOptimiserConfig = SftOptimiserConfig()
     run: SftRunConfig
 
     @model_validator(mode="after")
     def _check(self) -> SftConfig:
-        if self.run.updates is not None and "epochs" in self.run.model_fields_set:
+        if self.run.updates is not None and "epochs" in changed_settings(self.run):
             raise ValueError("run.epochs would have no effect, because run.updates is set: leave one out")
         return self
 
@@ -271,12 +298,22 @@ class EvaluationConfig(Config):
     sampling: Sampling = Sampling()
     samples: int = Field(4, ge=1)
     """Sampled answers per problem: accuracy is their mean, pass@k comes from them."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of sampling."""
     max_batch: int = Field(128, ge=1)
     """Most answers sampled at once."""
+    exclude: tuple[DataConfig, ...] = ()
+    """Leave out problems that also occur in these sources, e.g. those that were trained on."""
     output: Path | None = None
     """Write every answer and its judgement to this Parquet file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        if self.model.lora is not None:
+            raise ValueError(
+                "model.lora would have no effect: it makes new adapters. An adapter folder is given as model.name"
+            )
+        return self
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -288,6 +325,27 @@ def parse(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, known=setting_names(kind))) from error
+
+
+def changed_settings(group: Settings) -> list[str]:
+    """The names of a group's settings that are not at their defaults, in alphabetical order."""
+    return sorted(
+        name
+        for name, field in type(group).model_fields.items()
+        if getattr(group, name) != field.get_default(call_default_factory=True)
+    )
+
+
+def resolved(group: Settings) -> dict[str, Any]:
+    """Every setting as plain values that `parse` reads back; None is left out where it is the default."""
+    values = {}
+    for name, value in group.model_dump(mode="json").items():
+        inner = getattr(group, name)
+        if isinstance(inner, Settings):
+            value = resolved(inner)
+        if value is not None or type(group).model_fields[name].default is not None:
+            values[name] = value
+    return values
 
 
 def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:

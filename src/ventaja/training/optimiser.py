@@ -62,8 +62,8 @@ class Optimiser:
     def step(self) -> float:
         """Clip, update the masters, round them into the module, forget the gradients.
 
-        Returns the gradient's norm before clipping. A norm that is not finite changes nothing: the caller
-        sees it in the result.
+        Returns the gradient's norm before clipping. A norm that is not finite changes nothing, and is no
+        update: the caller sees it in the result.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
@@ -78,9 +78,12 @@ class Optimiser:
                 group["lr"] = self.learning_rate
             self.adamw.step()
             self._round_into_module()
-        self.adamw.zero_grad(set_to_none=True)
-        self.updates += 1
+            self.updates += 1
+        self.forget_gradients()
         return float(norm)
+
+    def forget_gradients(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
 
     def _round_into_module(self) -> None:
         pairs = [
@@ -102,7 +105,8 @@ class Optimiser:
         for entry, value in state.items():
             key, _, name = entry.partition("/")
             if name:
-                self.adamw.state[self.masters[name]][key] = value.clone()
+                master = self.masters[name]
+                self.adamw.state[master][key] = value.to(master.device, copy=True)
 
 
 def _add_gradient_to(master: Tensor):  # type: ignore[no-untyped-def]

@@ -16,15 +16,15 @@ from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
+from ventaja.models.load import resolve_model
 from ventaja.records import Group, Prompt, StopReason, write_groups
 from ventaja.rollouts import Engine, Interrupted, LocalEngine, has_spread, sample_groups
 from ventaja.tracking import RL_COLUMNS, Run
-from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch, scores_table
 from ventaja.training.checkpoint import Checkpoint
-from ventaja.training.config import DataConfig, RlConfig
+from ventaja.training.config import GENERATED, DataConfig, RlConfig
 from ventaja.training.credit import RunningMean, assign_advantages, reward_table
-from ventaja.training.evaluate import load_data, load_rewards, measure
+from ventaja.training.evaluation import load_data, load_rewards, measure, unseen
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import render_all, shuffled
@@ -60,18 +60,17 @@ def train_rl(
     config: RlConfig,
     *,
     command: str = "",
-    algorithm: Algorithm | None = None,
     prompts: Sequence[Prompt] | None = None,
     rewards: Sequence[Reward] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train as the config says and return the run.
 
-    `algorithm`, `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
+    `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
     to do next; on Ctrl-C or SIGTERM writes a checkpoint first.
     """
     loop = RlLoop(
-        config, command=command, algorithm=algorithm, prompts=prompts, rewards=rewards, console=console
+        config, command=command, prompts=prompts, rewards=rewards, console=console
     )
     with loop.session.running():
         for number in loop.rounds():
@@ -90,13 +89,12 @@ class RlLoop:
         config: RlConfig,
         *,
         command: str,
-        algorithm: Algorithm | None,
         prompts: Sequence[Prompt] | None,
         rewards: Sequence[Reward] | None,
         console: Console | None,
     ) -> None:
         self.config = config
-        self.algorithm = algorithm or config.algorithm.resolve()
+        self.algorithm = config.algorithm.resolve()
         self.prompts_per_round = config.run.completions_per_round // self.algorithm.group_size
         rewards = rewards or load_rewards(config.reward, config.data.source)
         prompts = prompts if prompts is not None else load_data(config.data)
@@ -180,7 +178,7 @@ class RlLoop:
                 PolicyObjective(algorithm, batch, self.state.kl_coef),
                 weight_ST,
                 temperature=self.config.sampling.temperature,
-                entropy=algorithm.entropy_coef > 0,
+                entropy=algorithm.entropy_coef != 0,
             )
         self.engine.load(self.policy, version=self.optimiser.updates)
         round_.reports.append(report)
@@ -191,21 +189,17 @@ class RlLoop:
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
         metrics = rollout_metrics(round_.groups) | update_metrics(round_.reports)
+        if self._is_measured(round_.number):
+            metrics |= self._measure()
         if self.reference is not None:
             metrics["kl_coef"] = self.state.kl_coef
-            self._adapt_kl(metrics.get("kl", 0.0))
+            if "kl" in metrics:
+                self._adapt_kl(metrics["kl"])
         if "reward" in metrics:
             self.state.running = self.state.running.update(metrics["reward"])
         tokens = sum(len(c) for group in round_.groups for c in group.completions)
         metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
         metrics["tokens_per_second"] = tokens / sum(round_.seconds.values())
-        every = self.config.eval.every
-        if (
-            self.held_out
-            and every
-            and (round_.number % every == 0 or round_.number == self.config.run.rounds)
-        ):
-            metrics |= self._measure()
         self._write_rollouts(round_)
         self.session.record(round_.number, metrics)
         self._show_sample(round_.groups)
@@ -252,7 +246,7 @@ class RlLoop:
                 self.config.sampling,
                 size=self.algorithm.group_size,
                 seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
-                should_stop=lambda: self.session.interrupts.received is not None,
+                should_stop=self._should_stop,
             )
         self.state.prompts_taken += count
         self.progress.phase("judging")
@@ -270,12 +264,12 @@ class RlLoop:
             if judgement.is_valid
         ]
         if self.config.reward.truncated == "mask":
-            truncated = torch.tensor([c.stop is StopReason.LENGTH for c in valid])
+            truncated = torch.tensor([c.stop is StopReason.LENGTH for c in valid], dtype=torch.bool)
             batch.is_action_ST[truncated] = False
         if not algorithm.is_on_policy or algorithm.kl == "reward":
             batch.columns["old_logprob"] = self._scores(batch, self.policy)
         if self.reference is not None:
-            batch.columns["ref_logprob"] = self._scores(batch, self.reference)
+            batch.columns["ref_logprob"] = self._reference_scores(batch, self.reference)
         reward_ST = reward_table(
             groups, batch, truncation_penalty=self.config.reward.truncation_penalty or 0.0
         )
@@ -293,15 +287,18 @@ class RlLoop:
             return policy.score(row, temperature=self.config.sampling.temperature).logprob_M
 
         rows = batch.rows(range(batch.sequences), max_tokens=self.config.optimiser.max_tokens)
-        if policy is self.reference and policy is self.policy:
-            with policy.without_adapters():
-                return scores_table(batch, score, rows)
         return scores_table(batch, score, rows)
+
+    def _reference_scores(self, batch: Batch, reference: Policy) -> Tensor:
+        if reference is self.policy:
+            with reference.without_adapters():
+                return self._scores(batch, reference)
+        return self._scores(batch, reference)
 
     def _minibatch(self, round_: Round, index: int) -> list[int]:
         """Sequences of one minibatch: whole groups, in an order drawn anew for each epoch."""
         epoch, part = divmod(index, self.algorithm.minibatches)
-        groups = round_.batch.group_S.unique().tolist()
+        groups = round_.batch.group_S.unique().numpy()
         rng = np.random.default_rng([self.config.run.seed, MINIBATCHES, round_.number, epoch])
         chosen = np.array_split(rng.permutation(groups), self.algorithm.minibatches)[part]
         return torch.isin(round_.batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
@@ -313,13 +310,21 @@ class RlLoop:
             error = float(np.clip(kl / target - 1, -0.2, 0.2))
             self.state.kl_coef *= 1 + 0.1 * error
 
+    def _is_measured(self, number: int) -> bool:
+        every = self.config.eval.every
+        return every is not None and (number % every == 0 or number == self.config.run.rounds)
+
     def _measure(self) -> dict[str, float]:
         assert self.held_out is not None
         self.progress.phase("held-out problems")
-        result, _ = measure(
-            self.engine, self.environment, *self.held_out, self.config.sampling,
-            samples=1, seed=self.config.eval.seed,
-        )  # fmt: skip
+        try:
+            result, _ = measure(
+                self.engine, self.environment, *self.held_out, self.config.sampling,
+                samples=1, seed=self.config.eval.seed, should_stop=self._should_stop,
+            )  # fmt: skip
+        except Interrupted:
+            self._checkpoint()  # its updates are made: a resumed run begins by measuring
+            self.session.stop()
         return {
             "eval/accuracy_sampled": result.accuracy_sampled,
             "eval/accuracy_greedy": result.accuracy_greedy,
@@ -364,7 +369,7 @@ class RlLoop:
 
     def _write_rollouts(self, round_: Round) -> None:
         """One row per completion, with the token-level columns; broken completions have none."""
-        tables = {n: t for n, t in round_.batch.columns.items() if n != "sampler_logprob"}
+        tables = {n: t for n, t in sorted(round_.batch.columns.items()) if n != "sampler_logprob"}
         columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
         sequence = 0
         for group in round_.groups:
@@ -380,7 +385,7 @@ class RlLoop:
     def _load_reference(self) -> Policy:
         """The model that the run started from: without its adapters if they began at zero, else a copy."""
         start = self.config.model.name
-        if self.policy.has_adapters and self.policy.adapters_are_new(start):
+        if self.policy.has_adapters and self.policy.adapters_are_new(resolve_model(start)):
             return self.policy
         bfloat16 = self.session.compute == torch.bfloat16
         reference = load(self.config.model, start, precision="bfloat16" if bfloat16 else "float32")
@@ -396,6 +401,9 @@ class RlLoop:
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 
+    def _should_stop(self) -> bool:
+        return self.session.interrupts.received is not None
+
     def _show_sample(self, groups: Sequence[Group]) -> None:
         group = groups[0]
         content = group.prompt.content
@@ -407,16 +415,22 @@ def _held_out(config: RlConfig, training: Sequence[Prompt]) -> list[Prompt]:
     """Problems for evaluation, without any that is also trained on."""
     e = config.eval
     source = e.source or config.data.source
-    if e.source is None and not source.startswith("reasoning_gym:"):
+    if not source.startswith(GENERATED) and e.source is None:
         raise ConfigError(
             "eval.source: must be set to measure on held-out problems: only generated tasks can make their own."
         )
     options = config.data.options if e.options is None else e.options
+    seed = {"seed": e.seed} if source.startswith(GENERATED) else {}
     data = DataConfig(
-        source=source, options=options, size=e.size, seed=e.seed, system_prompt=config.data.system_prompt
+        source=source, options=options, size=e.size, system_prompt=config.data.system_prompt, **seed
     )
-    seen = {repr(prompt.content) for prompt in training}
-    return [prompt for prompt in load_data(data) if repr(prompt.content) not in seen]
+    held_out = unseen(load_data(data), training)
+    if not held_out:
+        raise ConfigError(
+            f"eval.source: every problem of {source} is also trained on, so none is left to measure on. Give "
+            "other problems, or for a generated task another eval.seed."
+        )
+    return held_out
 
 
 @contextmanager

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
-from ventaja.models import Policy, Precision, load_policy, resolve_device, resolve_precision
+from ventaja.errors import ConfigError, RunError
+from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
 from ventaja.records import Group
+from ventaja.settings import Precision
 from ventaja.tracking import Column, Progress, RunFolder, make_trackers
-from ventaja.training.checkpoint import Checkpoint, remove_old_checkpoints, save_checkpoint
-from ventaja.training.config import ModelConfig, RlConfig, SftConfig
+from ventaja.training.checkpoint import (
+    Checkpoint,
+    recover_checkpoints,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from ventaja.training.config import ModelConfig, RlConfig, SftConfig, parse, resolved
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.optimiser import Optimiser
 
@@ -25,10 +34,12 @@ class Session:
     """
 
     def __init__(self, config: RlConfig | SftConfig, *, command: str) -> None:
-        self.config = config
-        self.folder, self.checkpoint = _open_folder(config, command)
+        self.config, self.command = config, command
+        self.folder, self.checkpoint = _open_folder(config)
+        self.is_resumed = self.folder.config_path.exists()
         self.compute = resolve_precision(config.model.precision, resolve_device(config.model.device))
         start = str(self.checkpoint.path) if self.checkpoint else config.model.name
+        torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
         self.policy = load(config.model, start, precision="float32")
         self.interrupts = Interrupts()
 
@@ -43,9 +54,15 @@ class Session:
     def start(
         self, *, done: int, total: int, columns: Sequence[Column], unit: str, console: Console | None
     ) -> None:
-        """Begin to show and track progress after `done` of `total` rounds or steps."""
-        if self.checkpoint:
+        """Begin to show and track progress after `done` of `total` rounds or steps.
+
+        A new run's folder is made only here, when all else has turned out well: a mistake in the run file
+        leaves nothing behind.
+        """
+        if self.is_resumed:
             self.folder.rewind(done)
+        else:
+            RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
         self.trackers = make_trackers(
             self.config.run.trackers,
             self.folder.path,
@@ -114,15 +131,56 @@ def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
     )
 
 
-def _open_folder(config: RlConfig | SftConfig, command: str) -> tuple[RunFolder, Checkpoint | None]:
-    """A new run folder, or with `resume` the existing one and its last checkpoint, if it has any."""
-    path = config.run.folder
-    if not (config.run.resume and (path / "config.yaml").exists()):
-        values = config.model_dump(mode="json", exclude_none=True)
-        return RunFolder.create(path, values, command=command), None
-    folder = RunFolder.open(path)
-    checkpoints = folder.checkpoints()
-    if not checkpoints:
-        folder.rewind(0)
+MAY_CHANGE = (
+    "eval.", "model.device", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.timeout",
+    "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_batch", "run.resume",
+    "run.rounds", "run.trackers", "run.updates",
+)  # fmt: skip
+"""Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""
+
+
+def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | None]:
+    """The run's folder, and with `resume` its last checkpoint if it has any.
+
+    Raises RunError if it holds a run that is not to be resumed, or was begun with other settings.
+    """
+    folder = RunFolder(config.run.folder)
+    if not folder.config_path.exists():
         return folder, None
-    return folder, Checkpoint(checkpoints[max(checkpoints)])
+    if not config.run.resume:
+        raise RunError(
+            f"{folder.path}: this folder holds a run already. Choose another with --run.folder other, or go on "
+            "with this one with --run.resume true."
+        )
+    _check_same_run(config, folder)
+    recover_checkpoints(folder.checkpoints_path)
+    checkpoints = folder.checkpoints()
+    return folder, Checkpoint(checkpoints[max(checkpoints)]) if checkpoints else None
+
+
+def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
+    try:
+        begun = _flat(parse(type(config), folder.config()))
+    except ConfigError as error:
+        raise RunError(f"{folder.config_path}: cannot be resumed by this version: {error}") from error
+    now = _flat(config)
+    differing = [
+        f"{name} (was {begun.get(name)!r}, is {now.get(name)!r})"
+        for name in sorted(begun.keys() | now.keys())
+        if begun.get(name) != now.get(name) and not name.startswith(MAY_CHANGE)
+    ]
+    if differing:
+        raise RunError(
+            f"{folder.path}: this run was begun with other settings: {'; '.join(differing)}. Resume it with its "
+            "own, or begin a new one with --run.folder other."
+        )
+
+
+def _flat(config: RlConfig | SftConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, the algorithm's parts written out."""
+    values = config.model_dump(mode="json")
+    if isinstance(config, RlConfig):
+        values["algorithm"] = asdict(config.algorithm.resolve())
+    return {
+        f"{group}.{name}": value for group, settings in values.items() for name, value in settings.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -52,12 +53,16 @@ def update(
         loss += float(row_loss.detach())
         for name, value in stats.items():
             sums[name] = sums.get(name, 0.0) + float(value)
-    learning_rate = optimiser.learning_rate
-    grad_norm = optimiser.step()
-    if not (abs(loss) < float("inf") and grad_norm < float("inf")):
+    learning_rate, number = optimiser.learning_rate, optimiser.updates + 1
+    if math.isfinite(loss):
+        grad_norm = optimiser.step()
+    else:
+        grad_norm = math.nan
+        optimiser.forget_gradients()
+    if not math.isfinite(grad_norm):
         raise RunError(
-            f"update {optimiser.updates}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so nothing "
-            "was updated. Lower optimiser.learning_rate, or train in float32 (model.precision)."
+            f"update {number}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so nothing was "
+            "updated. Lower optimiser.learning_rate, or train in float32 (model.precision)."
         )
     tokens = sums.pop("tokens", 0.0)
     return UpdateReport(

@@ -1,4 +1,4 @@
-"""What the commands print: the table of algorithms, and an evaluation."""
+"""What `ventaja algorithms` prints: every algorithm, part by part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 
 from ventaja.cli.fields import as_text
-from ventaja.training import Evaluation
 from ventaja.training.algorithms import ALGORITHMS, Algorithm
 
 
@@ -66,19 +65,3 @@ def algorithms_markdown() -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
     rows += [[cell(algorithm) for cell in COLUMNS.values()] for algorithm in ALGORITHMS.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def evaluation_table(result: Evaluation) -> Table:
-    """What was measured, one line each."""
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    table.add_column("measure")
-    table.add_column("value", justify="right", style="bold")
-    table.add_row("accuracy, sampled", f"{result.accuracy_sampled:.1%}")
-    table.add_row("accuracy, greedy", f"{result.accuracy_greedy:.1%}")
-    for k, value in sorted(result.pass_at.items()):
-        table.add_row(f"pass@{k}", f"{value:.1%}")
-    table.add_row("mean reward", f"{result.mean_reward:.3f}")
-    table.add_row("answers cut off", f"{result.truncated_fraction:.1%}")
-    table.add_row("problems", str(result.problems))
-    table.add_row("seconds", f"{result.seconds:.1f}")
-    return table

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from statistics import fmean
 
 from ventaja.environments import Environment, SingleTurn, default_rewards, load_prompts, load_reward
 from ventaja.environments import Reward as RewardSpec
-from ventaja.errors import ConfigError
+from ventaja.errors import DataError, RewardError
 from ventaja.models import load_policy
 from ventaja.records import Group, Prompt, StopReason, write_groups
 from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_groups
@@ -48,13 +48,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def load_rewards(config: RewardConfig, source: str) -> tuple[RewardSpec, ...]:
     """The configured reward functions, or the task's own verifier if none is."""
     if not config.functions:
-        rewards = default_rewards(source)
-        if not rewards:
-            raise ConfigError(
-                f"reward.functions: must be set, because {source} brings no verifier of its own. For example "
-                "--reward exact_match, or --reward my_rewards.py:my_function"
-            )
-        return rewards
+        return default_rewards(source)
     return tuple(load_reward(f.function, options=f.options, weight=f.weight) for f in config.functions)
 
 
@@ -69,11 +63,22 @@ def load_data(config: DataConfig) -> list[Prompt]:
     )
 
 
+def unseen(prompts: Sequence[Prompt], seen: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that ask something that none of `seen` asks."""
+    asked = {repr(prompt.content) for prompt in seen}
+    return [prompt for prompt in prompts if repr(prompt.content) not in asked]
+
+
 def evaluate(config: EvaluationConfig) -> Evaluation:
     """Load the model and the problems, and measure."""
     rewards = load_rewards(config.reward, config.data.source)
+    prompts = load_data(config.data)
+    for trained_on in config.exclude:
+        prompts = unseen(prompts, load_data(trained_on))
+    if not prompts:
+        raise DataError("no problem is left: all of them also occur in `exclude`. Raise data.size.")
     environment = SingleTurn(
-        prompts=load_data(config.data),
+        prompts=prompts,
         rewards=rewards,
         timeout=config.reward.timeout,
         max_broken_fraction=config.reward.max_broken_fraction,
@@ -109,19 +114,33 @@ def measure(
     *,
     samples: int,
     seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Evaluation, list[Group]]:
-    """Sampled and greedy accuracy on the given problems, and the judged sampled answers."""
+    """Sampled and greedy accuracy on the given problems, and the judged sampled answers.
+
+    Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged.
+    """
     start = time.perf_counter()
     seeds = [(seed, 0xE7A1, p) for p in range(len(prompts))]
     greedy = sampling.model_copy(update={"temperature": 0.0})
     judged = {
-        kind: environment.judge(sample_groups(engine, prompts, prompt_ids, how, size=count, seeds=seeds))
+        kind: environment.judge(
+            sample_groups(
+                engine, prompts, prompt_ids, how, size=count, seeds=seeds, should_stop=should_stop
+            )
+        )
         for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
     }
     rewards = [[j.reward for j in g.judgements if j.is_valid] for g in judged["sampled"]]
     right = [sum(r >= FULL_MARKS for r in row) for row in rewards]
-    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
+    most = max((len(row) for row in rewards), default=0)  # broken answers do not count
+    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
     greedy_rewards = [j.reward for g in judged["greedy"] for j in g.judgements if j.is_valid]
+    if not any(rewards) or not greedy_rewards:
+        raise RewardError(
+            f"none of the answers to the {len(prompts)} problems could be judged: every reward was None or "
+            "broken. Check that the problems have the columns that the reward function reads."
+        )
     completions = [c for g in judged["sampled"] for c in g.completions]
     return Evaluation(
         problems=len(prompts),

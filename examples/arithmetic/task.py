@@ -1,0 +1,53 @@
+"""The demo's run, shared by `make demo` and `make results`: supervised start, GRPO, and their measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from ventaja import Evaluation, EvaluationConfig, RlConfig, Run, SftConfig, evaluate, parse, train_rl, train_sft
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One whole demo: three measurements on the same held-out problems, and the two runs."""
+
+    base: Evaluation
+    after_sft: Evaluation
+    after_rl: Evaluation
+    sft: Run
+    rl: Run
+
+
+def run_task(folder: Path, *, seed: int, console: Console | None = None) -> Outcome:
+    """Train from the base model into `folder` and measure before, between and after."""
+    console = console or Console()
+    sft_folder, rl_folder = folder / "sft", folder / "grpo"
+    console.rule("The base model")
+    base = measure("smollm2-135m")
+    console.rule("A supervised start: 24 steps of 16 examples")
+    sft = train_sft(parse(SftConfig, _with(read("sft.yaml"), sft_folder, seed)), console=console)
+    after_sft = measure(str(sft_folder))
+    console.rule("Reinforcement learning: GRPO")
+    rl_values = _with(read("rl.yaml"), rl_folder, seed) | {"model": str(sft_folder)}
+    rl = train_rl(parse(RlConfig, rl_values), console=console)
+    return Outcome(base, after_sft, measure(str(rl_folder)), sft, rl)
+
+
+def measure(model: str) -> Evaluation:
+    """Accuracy on the held-out problems of eval.yaml."""
+    return evaluate(parse(EvaluationConfig, read("eval.yaml") | {"model": model}))
+
+
+def read(name: str) -> dict:
+    """A run file beside this one."""
+    return yaml.safe_load((HERE / name).read_text())
+
+
+def _with(values: dict, folder: Path, seed: int) -> dict:
+    return values | {"run": values["run"] | {"folder": str(folder), "seed": seed}}

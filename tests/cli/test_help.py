@@ -1,0 +1,93 @@
+"""Help, the page of settings, and the table of algorithms say what the code does."""
+
+from pathlib import Path
+
+import pytest
+
+from ventaja.cli import main
+from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
+from ventaja.cli.reference import reference
+from ventaja.cli.runfile import load_yaml
+from ventaja.training import ALGORITHMS
+from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+
+KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig}
+
+
+def help_of(command, capsys, monkeypatch, columns="100"):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_help_has_every_setting(command, capsys, monkeypatch):
+    text = help_of(command, capsys, monkeypatch)
+    settings = list(settings_of(KINDS[command]))
+    assert all(f"--{setting.name}" in text for setting in settings)
+    # Nothing that the config knows is forgotten: groups are titles, all else is a flag or an entry of a list.
+    names = {each.name.replace("[]", "") for s in settings for each in (s, *s.entries)}
+    for name in setting_names(KINDS[command]):
+        assert name in names or f"\n{name}:\n" in text
+
+
+def test_help_fits_the_screen(capsys, monkeypatch):
+    for columns in ("80", "120"):
+        text = help_of("rl", capsys, monkeypatch, columns)
+        assert max(len(line) for line in text.splitlines()) <= int(columns)
+
+
+def test_help_says_type_choices_limits_and_default(capsys, monkeypatch):
+    text = " ".join(help_of("rl", capsys, monkeypatch).split())
+    assert "--model, --model.name TEXT A short name" in text
+    assert "One of constant, linear, cosine. (default: constant)" in text
+    assert "--optimiser.learning_rate NUMBER Highest learning rate. (> 0; default: 1e-5)" in text
+    assert "(default: [tensorboard])" in text
+    assert "Each may set function, weight, options." in text
+    assert "a YAML list such as '[a, b]'" in text
+
+
+def test_help_of_every_command(capsys, monkeypatch):
+    for command in ("chat", "report", "algorithms"):
+        assert help_of(command, capsys, monkeypatch).startswith(f"usage: ventaja {command}")
+
+
+def test_short_forms_are_the_configs():
+    for group, setting in SHORT_FORMS.items():
+        values = RlConfig._short_forms({group: "x"})
+        assert values == {group: {setting: "x"}}
+        assert RlConfig._short_forms({group: ["x"]}) == {group: {setting: ["x"]}}
+    assert RlConfig._short_forms({"run": "x"}) == {"run": "x"}
+
+
+def test_defaults_are_written_as_a_run_file_reads_them():
+    for value in (1e-5, 0.0, 1.0, 0.999, 3, True, None, "auto", [0.9, 0.999], {"a": 1e-7}, [], {}):
+        assert load_yaml(as_text(value)) == value
+
+
+def test_the_committed_page_of_settings_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == reference(), (
+        "run: python -m ventaja.cli.reference > docs/configuration.md"
+    )
+
+
+def test_algorithms_for_a_terminal(capsys):
+    assert main(["algorithms"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [dapo] = [line for line in lines if line.strip().startswith("dapo")]
+    assert " ".join(dapo.split()) == (
+        "dapo sequence group_mean group_std token clipped ε 0.2/0.28 token_mean none 0 8 × 1 × 4, dynamic "
+        "arXiv:2503.14476"
+    )
+
+
+def test_algorithms_in_markdown(capsys):
+    assert main(["algorithms", "--markdown"]) == 0
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("| algorithm | credit | baseline |")
+    assert rule.count("---") == header.count("|") - 1
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in ALGORITHMS]
+    assert "| reward · k1 · 0.05 |" in rows[1]  # RLOO: β in the reward

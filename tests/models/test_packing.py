@@ -1,0 +1,220 @@
+"""A packed row gives each answer what it would have alone: log-probs, entropies and gradients."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import PACKABLE, UNPACKABLE, VOCABULARY, WINDOW, make_model, make_policy, shared_policy
+from torch import Tensor
+from torch.testing import assert_close
+
+from ventaja.models import Bundle, Policy, pack_row
+
+# Float32 log-probs of size 1–10 after two layers: sums in another order differ by some 1e-6.
+EXACT = {"rtol": 1e-5, "atol": 2e-5}
+
+
+def words(length: int, *, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(3, VOCABULARY, length).tolist()
+
+
+def bundle(prompt: int, *answers: int, seed: int = 0) -> Bundle:
+    """Random tokens: a prompt of so many, and answers of so many each."""
+    return Bundle(
+        prompt_ids=words(prompt, seed=seed),
+        answers=[words(n, seed=1000 * (seed + 1) + k) for k, n in enumerate(answers)],
+    )
+
+
+BUNDLES = [
+    bundle(5, 3, 1, 7, seed=1),  # uneven answers, one of a single token
+    bundle(1, 4, seed=2),  # the shortest prompt, a group of one
+    bundle(2 * WINDOW + 3, 2, 9, seed=3),  # a prompt longer than the window, and an answer that outgrows it
+    bundle(WINDOW, 1, seed=4),  # nothing but the prompt is an input
+]
+
+
+def alone(
+    kind: str, bundles: Sequence[Bundle], *, temperature: float = 1.0, attention: str = "eager"
+) -> tuple[Tensor, Tensor, torch.nn.Module]:
+    """Log-probs and entropies by transformers itself, one sequence at a time, and the model that gave them."""
+    model = make_model(kind, attention=attention)
+    logprobs, entropies = [], []
+    for b in bundles:
+        for answer in b.answers:
+            ids = torch.tensor([*b.prompt_ids, *answer])
+            logits = model(input_ids=ids[None]).logits[0, len(b.prompt_ids) - 1 : -1]
+            log_p = (logits / temperature).log_softmax(-1)
+            logprobs.append(log_p.gather(1, torch.tensor(answer)[:, None])[:, 0])
+            entropies.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies), model
+
+
+def in_a_padded_batch(kind: str, bundles: Sequence[Bundle], *, side: str, attention: str) -> Tensor:
+    sequences = [([*b.prompt_ids], [*answer]) for b in bundles for answer in b.answers]
+    longest = max(len(p) + len(a) for p, a in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    seen = torch.zeros_like(ids)
+    starts = []
+    for s, (prompt, answer) in enumerate(sequences):
+        start = longest - len(prompt) - len(answer) if side == "left" else 0
+        ids[s, start : start + len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        seen[s, start : start + len(prompt) + len(answer)] = 1
+        starts.append(start + len(prompt))
+    places = (seen.cumsum(-1) - 1).clamp(min=0)
+    logits = make_model(kind, attention=attention)(
+        input_ids=ids, attention_mask=seen, position_ids=places
+    ).logits
+    return torch.cat(
+        [
+            logits[s, start - 1 : start - 1 + len(answer)]
+            .log_softmax(-1)
+            .gather(1, torch.tensor(answer)[:, None])[:, 0]
+            for s, (start, (_, answer)) in enumerate(zip(starts, sequences, strict=True))
+        ]
+    )
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def weighted(logprob_M: Tensor) -> Tensor:
+    """A loss in which every token counts differently, so that no two can change places unseen."""
+    return (logprob_M * torch.linspace(-1, 2, len(logprob_M))).sum()
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_scores_equal_those_of_each_answer_alone(kind: str) -> None:
+    with torch.no_grad():
+        for temperature in (1.0, 0.6):
+            logprob_M, entropy_M, _ = alone(kind, BUNDLES, temperature=temperature)
+            scores = shared_policy(kind).score(pack_row(BUNDLES), temperature=temperature, entropy=True)
+            assert_close(scores.logprob_M, logprob_M, **EXACT)
+            assert_close(scores.entropy_M, entropy_M, **EXACT)
+            assert logprob_M.std() > 0.5  # distributions flat enough to hide a mistake would fail here
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_equal_those_of_a_padded_batch(kind: str, side: str) -> None:
+    with torch.no_grad():
+        attention = "eager" if kind == "gemma2" else "sdpa"  # sdpa has no softcap
+        expected = in_a_padded_batch(kind, BUNDLES, side=side, attention=attention)
+        assert_close(shared_policy(kind).score(pack_row(BUNDLES)).logprob_M, expected, **EXACT)
+
+
+def assert_same_gradients(policy: Policy, loss: Tensor, model: torch.nn.Module, expected: Tensor) -> None:
+    loss.backward()
+    expected.backward()
+    ours, theirs = gradients(policy.causal_lm), gradients(model)
+    assert ours.keys() == theirs.keys()
+    for name, grad in theirs.items():
+        size = float(grad.abs().max())
+        assert_close(
+            ours[name], grad, rtol=1e-4, atol=2e-5 * max(size, 1.0), msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_gradients_equal_those_of_each_answer_alone(kind: str) -> None:
+    policy = make_policy(kind)
+    scores = policy.score(pack_row(BUNDLES), temperature=0.8, entropy=True)
+    logprob_M, entropy_M, model = alone(kind, BUNDLES, temperature=0.8)
+    assert scores.entropy_M is not None
+    assert_same_gradients(
+        policy,
+        weighted(scores.logprob_M) + 0.3 * scores.entropy_M.sum(),
+        model,
+        weighted(logprob_M) + 0.3 * entropy_M.sum(),
+    )
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_a_prompts_answers_may_be_split_over_rows_in_any_order(kind: str) -> None:
+    policy = shared_policy(kind)
+    with torch.no_grad():
+        whole = policy.score(pack_row(BUNDLES)).logprob_M
+        pieces = {}
+        singles = [
+            (p, g, Bundle(prompt_ids=b.prompt_ids, answers=[answer]))
+            for p, b in enumerate(BUNDLES)
+            for g, answer in enumerate(b.answers)
+        ]
+        random.Random(0).shuffle(singles)
+        for row in (singles[:1], singles[1:4], singles[4:]):
+            scores = policy.score(pack_row([b for *_, b in row])).logprob_M
+            lengths = [len(b.answers[0]) for *_, b in row]
+            for (p, g, _), part in zip(row, scores.split(lengths), strict=True):
+                pieces[p, g] = part
+    assert_close(torch.cat([pieces[key] for key in sorted(pieces)]), whole, **EXACT)
+
+
+SHAPES = st.lists(
+    st.tuples(st.integers(1, 2 * WINDOW), st.lists(st.integers(1, 2 * WINDOW), max_size=4)),
+    min_size=1,
+    max_size=4,
+).filter(lambda shapes: any(answers for _, answers in shapes))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@settings(max_examples=25)
+@given(shapes=SHAPES, seed=st.integers(0, 99))
+def test_any_shape_of_row_gives_the_plain_scores(
+    kind: str, shapes: list[tuple[int, list[int]]], seed: int
+) -> None:
+    row = pack_row([bundle(prompt, *answers, seed=seed + i) for i, (prompt, answers) in enumerate(shapes)])
+    policy = shared_policy(kind)
+    with torch.no_grad():
+        assert_close(policy.score(row).logprob_M, policy.score_padded(row).logprob_M, **EXACT)
+
+
+@pytest.mark.parametrize("kind", PACKABLE + UNPACKABLE)
+def test_the_padded_way_equals_each_answer_alone(kind: str) -> None:
+    policy = make_policy(kind)
+    padded = policy.score_padded(pack_row(BUNDLES), temperature=0.7, entropy=True)
+    logprob_M, entropy_M, model = alone(kind, BUNDLES, temperature=0.7)
+    assert_close(padded.logprob_M, logprob_M, **EXACT)
+    assert_close(padded.entropy_M, entropy_M, **EXACT)
+    assert_same_gradients(policy, weighted(padded.logprob_M), model, weighted(logprob_M))
+
+
+def test_rows_hold_no_padding_and_each_prompt_once() -> None:
+    row = pack_row([bundle(5, 3, 1, seed=1), bundle(2, 4, seed=2)])
+    # prompts 5 + 2, answers' inputs (3 − 1) + (1 − 1) + (4 − 1)
+    assert row.tokens == 7 + 5
+    assert len(row.target_M) == 3 + 1 + 4
+    assert row.position_N.tolist() == [0, 1, 2, 3, 4, 0, 1, 5, 6, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "words"),
+    [
+        ([], "at least one bundle"),
+        ([Bundle(prompt_ids=[], answers=[[1]])], "at least one token"),
+        ([Bundle(prompt_ids=[1], answers=[[1], []])], "answer 1 of prompt 0"),
+    ],
+)
+def test_rows_refuse_what_cannot_be_predicted(bundles: list[Bundle], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        pack_row(bundles)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_bfloat16_is_as_near_to_float32_as_the_plain_way_in_bfloat16(kind: str) -> None:
+    """Half precision keeps 8 bits, so the plain way itself is off by some hundredths; packing may be off by
+    as much (different roundings of equal size) but no more than twice that on average."""
+    half = Policy(make_model(kind).to(torch.bfloat16), shared_policy(kind).tokenizer, name="half")
+    row = pack_row(BUNDLES)
+    with torch.no_grad():
+        exact = shared_policy(kind).score(row).logprob_M
+        packed = (half.score(row).logprob_M - exact).abs().mean()
+        padded = (half.score_padded(row).logprob_M - exact).abs().mean()
+    assert 0 < packed < 2 * padded
+    assert padded < 0.1

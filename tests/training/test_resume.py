@@ -1,0 +1,356 @@
+"""A run that was stopped and resumed equals one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_task import assert_same_run, metrics, names, run_rl, run_sft, share_of_a
+
+from ventaja.errors import RunError
+from ventaja.rollouts import LocalEngine
+from ventaja.training import rl, sft
+
+ROUNDS = 5  # four prompts a round of eight: the second pass begins with round 3
+
+VARIANTS = {
+    # the running mean lives in state.json
+    "reinforce": {"algorithm": {"name": "reinforce", "group_size": 4}},
+    # β too, and a round's samples, advantages and reports when it is left in the middle
+    "ppo": {"algorithm": {"name": "ppo", "group_size": 4, "kl_target": 0.01}, "reward": {"truncated": "mask"}},
+    "dapo": {"algorithm": {"name": "dapo", "group_size": 4}},
+    # adapters, and the model without them as the reference; old log-probs of its own
+    "lora": {
+        "algorithm": {"name": "ppo", "group_size": 4},
+        "model": {"lora": {"rank": 2, "alpha": 4.0}},
+    },
+    # masters in float32 beside a module in bfloat16; a schedule; AdamW's decay
+    "bfloat16": {
+        "algorithm": {"name": "grpo", "group_size": 4, "minibatches": 2},
+        "model": {"precision": "bfloat16"},
+        "optimiser": {"schedule": "cosine", "warmup_updates": 2, "weight_decay": 0.1},
+    },
+}
+
+
+class Killed(BaseException):
+    """Ends a run as nothing in the program expects."""
+
+
+def run(folder, model, variant, *, rounds=ROUNDS, resume=False, every=None, reward=share_of_a):
+    settings = {name: dict(group) for name, group in VARIANTS[variant].items()}
+    settings["run"] = {
+        "folder": str(folder),
+        "rounds": rounds,
+        "completions_per_round": 16,
+        "resume": resume,
+        "checkpoint_every": every,
+        "trackers": [],
+    }
+    return run_rl(folder, model, reward=reward, **settings)
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """Each variant's run without a stop, made once."""
+    made: dict[str, Path] = {}
+
+    def get(variant):
+        if variant not in made:
+            made[variant] = tmp_path_factory.mktemp("whole") / "run"
+            run(made[variant], model, variant)
+        return made[variant]
+
+    return get
+
+
+def kill_at_update(monkeypatch, module, number):
+    """The process is gone in the middle of the `number`th update from now on."""
+    seen = 0
+    original = module.update
+
+    def update(*args, **kwargs):
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, "update", update)
+
+
+@pytest.mark.parametrize("variant", ["reinforce", "lora"])
+def test_stopped_between_rounds(variant, whole, model, tmp_path):
+    run(tmp_path / "run", model, variant, rounds=3)
+    assert len(metrics(tmp_path / "run")) == 3
+    run(tmp_path / "run", model, variant, resume=True)
+    assert_same_run(tmp_path / "run", whole(variant))
+
+
+@pytest.mark.parametrize(
+    ("variant", "every", "dies_at"),
+    [
+        ("reinforce", 2, 4),  # round 4's samples are lost and drawn again
+        ("ppo", 1, 22),  # update 6 of 8 of round 3
+        ("ppo", 3, 17),  # two updates since the checkpoint, round 2's record already written
+        ("dapo", 1, 11),
+        ("lora", 1, 19),
+        ("bfloat16", 1, 6),
+    ],
+)
+def test_killed_in_the_middle(variant, every, dies_at, whole, model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        kill_at_update(patched, rl, dies_at)
+        with pytest.raises(Killed):
+            run(tmp_path / "run", model, variant, every=every)
+    run(tmp_path / "run", model, variant, resume=True)
+    assert_same_run(tmp_path / "run", whole(variant))
+
+
+def test_killed_before_the_first_checkpoint(whole, model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        kill_at_update(patched, rl, 2)
+        with pytest.raises(Killed):
+            run(tmp_path / "run", model, "reinforce")
+    assert names(tmp_path / "run" / "checkpoints") == []
+    assert len(metrics(tmp_path / "run")) == 1
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+def test_resume_of_a_run_that_has_not_begun(whole, model, tmp_path):
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+def test_resume_of_a_run_that_is_over_changes_nothing(whole, model, tmp_path):
+    shutil.copytree(whole("reinforce"), tmp_path / "run")
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+def test_a_half_written_checkpoint_is_ignored_and_cleared_away(whole, model, tmp_path):
+    run(tmp_path / "run", model, "reinforce", rounds=3)
+    half = tmp_path / "run" / "checkpoints" / ".000005"
+    (half / "training").mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half a fi")
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert names(tmp_path / "run" / "checkpoints") == ["000005"]
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(whole, model, tmp_path):
+    run(tmp_path / "run", model, "reinforce", rounds=3)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "000003").rename(checkpoints / ".000003.earlier")
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert names(checkpoints) == ["000005"]
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+# ---------------------------------------------------------------------- signals
+
+ENDS = {signal.SIGTERM: (SystemExit, 128 + signal.SIGTERM), signal.SIGINT: (KeyboardInterrupt, None)}
+
+
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("variant", ["ppo", "reinforce"])
+@pytest.mark.parametrize("where", ["sampling", "update"])
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(
+    number, variant, where, whole, model, tmp_path, monkeypatch
+):
+    owner, name = {"sampling": (LocalEngine, "sample"), "update": (rl, "update")}[where]
+    calls, at = 0, 3
+    original = getattr(owner, name)
+
+    def interrupted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), number)
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupted)
+        kind, code = ENDS[number]
+        with pytest.raises(kind) as stopped:
+            run(tmp_path / "run", model, variant)
+    assert calls == at  # it stopped at the next safe place
+    assert code is None or stopped.value.code == code
+    assert len(names(tmp_path / "run" / "checkpoints")) == 1
+    run(tmp_path / "run", model, variant, resume=True)
+    assert_same_run(tmp_path / "run", whole(variant))
+
+
+def test_a_signal_while_measuring_leaves_a_checkpoint(model, tmp_path, monkeypatch):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "say z"}\n{"prompt": "say y"}\n')
+
+    def measured(folder, *, resume=False):
+        run_rl(
+            folder, model,
+            eval={"source": str(held_out), "every": 2},
+            run={"folder": str(folder), "rounds": 3, "completions_per_round": 16, "resume": resume, "trackers": []},
+        )  # fmt: skip
+
+    measured(tmp_path / "whole")
+    original = LocalEngine.sample
+    calls = 0
+
+    def interrupted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # round 1, round 2, and now its held-out problems
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "sample", interrupted)
+        with pytest.raises(SystemExit):
+            measured(tmp_path / "run")
+    assert calls == 3
+    assert len(metrics(tmp_path / "run")) == 1
+    measured(tmp_path / "run", resume=True)
+    assert [("eval/reward" in line) for line in metrics(tmp_path / "run")] == [False, True, True]
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_second_signal_stops_at_once(model, tmp_path, monkeypatch):
+    original = rl.update
+
+    def twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(rl, "update", twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", model, "reinforce")
+    assert names(tmp_path / "run" / "checkpoints") == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ---------------------------------------------------------------------- a real process, really killed
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from test_resume import run
+from pathlib import Path
+run(Path(sys.argv[2]), Path(sys.argv[3]), "ppo", rounds=40, every=1)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_of_a_real_process(model, tmp_path):
+    folder = tmp_path / "run"
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(folder), str(model)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not names(folder / "rollouts"):  # one round is over
+            assert child.poll() is None, child.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.05, 0.4))  # anywhere: also while a checkpoint is being written
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+    assert child.returncode == -signal.SIGKILL
+    rounds = len(metrics_of_whole_lines(folder)) + 2
+    run(folder, model, "ppo", rounds=rounds, resume=True, every=1)
+    run(tmp_path / "whole", model, "ppo", rounds=rounds)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def metrics_of_whole_lines(folder):
+    return [line for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1] if line]
+
+
+# ---------------------------------------------------------------------- supervised runs
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_supervised_run_too(every, model, tmp_path, monkeypatch):
+    def settings(folder, **more):
+        return {"run": {"folder": str(folder), "batch_size": 4, "updates": 6, "trackers": [], **more}}
+
+    run_sft(tmp_path / "whole", model, **settings(tmp_path / "whole"))
+    if every is None:
+        run_sft(tmp_path / "run", model, **settings(tmp_path / "run", updates=3))
+    else:
+        with monkeypatch.context() as patched:
+            kill_at_update(patched, sft, 4)
+            with pytest.raises(Killed):
+                run_sft(tmp_path / "run", model, **settings(tmp_path / "run", checkpoint_every=every))
+    run_sft(tmp_path / "run", model, **settings(tmp_path / "run", resume=True))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_signal_stops_a_supervised_run(model, tmp_path, monkeypatch):
+    run_sft(tmp_path / "whole", model)
+    original = sft.update
+
+    def interrupted(*args, **kwargs):
+        report = original(*args, **kwargs)
+        if args[1].updates == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return report
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sft, "update", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            run_sft(tmp_path / "run", model)
+    assert stopped.value.code == 143
+    assert names(tmp_path / "run" / "checkpoints") == ["000002"]
+    groups = {"run": {"folder": str(tmp_path / "run"), "updates": 6, "batch_size": 4, "trackers": []}}
+    groups["run"]["resume"] = True
+    run_sft(tmp_path / "run", model, **groups)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+# ---------------------------------------------------------------------- another run's settings
+
+
+def test_resume_with_other_settings_names_them(whole, model, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("reinforce"), folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RunError) as error:
+        run(folder, model, "dapo", resume=True)
+    message = str(error.value)
+    assert "begun with other settings" in message
+    assert "algorithm.baseline (was 'running_mean', is 'group_mean')" in message
+    assert "algorithm.name (was 'reinforce', is 'dapo')" in message
+    assert "run.folder" not in message.split("Resume it")[0]
+    with pytest.raises(RunError, match=r"model.name \(was '.*', is 'elsewhere'\)"):
+        run(folder, "elsewhere", "reinforce", resume=True)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_part_written_out_is_no_other_setting(whole, model, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("reinforce"), folder)
+    run_rl(
+        folder, model,
+        algorithm={"name": "reinforce", "group_size": 4, "epochs": 1},  # as the row says anyway
+        optimiser={"learning_rate": 1e-2, "max_tokens": 64},
+        run={"folder": str(folder), "rounds": ROUNDS, "completions_per_round": 16, "resume": True,
+             "checkpoint_every": 7, "keep_checkpoints": 3, "max_batch": 3, "trackers": []},
+    )  # fmt: skip
+    assert_same_run(folder, whole("reinforce"))
