@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from task import run_task
+from task import quieten, run_task
 
 from ventaja.models.memory import keep_freed_memory
 from ventaja.tracking import table
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     keep_freed_memory()
+    quieten()
     console = Console()
     if arguments.folder.exists():
         previous = arguments.folder.with_name(f"{arguments.folder.name}-before")
@@ -40,7 +41,9 @@ def main() -> None:
         )
     )
     gain = outcome.after_rl.accuracy_sampled - outcome.after_sft.accuracy_sampled
-    console.print(f"RL added {gain * 100:+.1f} points of sampled accuracy in {time.perf_counter() - start:.0f} s.")
+    console.print(
+        f"RL added {gain * 100:+.1f} points of sampled accuracy in {time.perf_counter() - start:.0f} s."
+    )
     console.print(f"Look inside:   {outcome.rl.report()}")
     console.print(f"Talk to it:    .venv/bin/ventaja chat {outcome.rl.path}")
 

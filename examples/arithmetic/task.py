@@ -7,8 +7,19 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
+from transformers.utils import logging
 
-from ventaja import Evaluation, EvaluationConfig, RlConfig, Run, SftConfig, evaluate, parse, train_rl, train_sft
+from ventaja import (
+    Evaluation,
+    EvaluationConfig,
+    RlConfig,
+    Run,
+    SftConfig,
+    evaluate,
+    parse,
+    train_rl,
+    train_sft,
+)
 
 HERE = Path(__file__).parent
 
@@ -37,6 +48,12 @@ def run_task(folder: Path, *, seed: int, console: Console | None = None) -> Outc
     rl_values = _with(read("rl.yaml"), rl_folder, seed) | {"model": str(sft_folder)}
     rl = train_rl(parse(RlConfig, rl_values), console=console)
     return Outcome(base, after_sft, measure(str(rl_folder)), sft, rl)
+
+
+def quieten() -> None:
+    """transformers' own progress bars would stand between ours."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def measure(model: str) -> Evaluation:

@@ -105,7 +105,9 @@ def _prompt(given: PromptLike, number: int) -> Prompt:
     if isinstance(given, Mapping):
         columns = dict(given)
         if "prompt" not in columns:
-            raise DataError(f"{where}: a row needs 'prompt'; it has {', '.join(map(repr, columns)) or 'nothing'}.")
+            raise DataError(
+                f"{where}: a row needs 'prompt'; it has {', '.join(map(repr, columns)) or 'nothing'}."
+            )
         content = columns.pop("prompt")
     return Prompt(id=where, content=_content(content, where), columns=columns)
 

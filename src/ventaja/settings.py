@@ -44,7 +44,5 @@ class LoraSettings(Settings):
     """Rank of each adapter."""
     alpha: float = Field(32.0, gt=0)
     """The adapters' output is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapters' input."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers get adapters: names, or all-linear."""

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ventaja.errors import ModelError
 from ventaja.models import Bundle, Policy, load_policy, pack_row
-from ventaja.settings import LoraSettings
 from ventaja.models.load import resolve_device, resolve_model, resolve_precision
+from ventaja.settings import LoraSettings
 
 IDS = torch.tensor([[5, 9, 3, 77, 30]])
 ROW = pack_row([Bundle(prompt_ids=[5, 9, 3], answers=[[77, 30], [4]])])

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_task import assert_same_run, metrics, names, run_rl, run_sft, share_of_a
+from tiny_task import assert_same_run, metrics, names, run_rl, run_sft
 
 from ventaja.errors import RunError
 from ventaja.rollouts import LocalEngine
@@ -24,7 +24,10 @@ VARIANTS = {
     # the running mean lives in state.json
     "reinforce": {"algorithm": {"name": "reinforce", "group_size": 4}},
     # β too, and a round's samples, advantages and reports when it is left in the middle
-    "ppo": {"algorithm": {"name": "ppo", "group_size": 4, "kl_target": 0.01}, "reward": {"truncated": "mask"}},
+    "ppo": {
+        "algorithm": {"name": "ppo", "group_size": 4, "kl_target": 0.01},
+        "reward": {"truncated": "mask"},
+    },
     "dapo": {"algorithm": {"name": "dapo", "group_size": 4}},
     # adapters, and the model without them as the reference; old log-probs of its own
     "lora": {
@@ -44,7 +47,7 @@ class Killed(BaseException):
     """Ends a run as nothing in the program expects."""
 
 
-def run(folder, model, variant, *, rounds=ROUNDS, resume=False, every=None, reward=share_of_a):
+def run(folder, model, variant, *, rounds=ROUNDS, resume=False, every=None):
     settings = {name: dict(group) for name, group in VARIANTS[variant].items()}
     settings["run"] = {
         "folder": str(folder),
@@ -54,7 +57,7 @@ def run(folder, model, variant, *, rounds=ROUNDS, resume=False, every=None, rewa
         "checkpoint_every": every,
         "trackers": [],
     }
-    return run_rl(folder, model, reward=reward, **settings)
+    return run_rl(folder, model, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def share_of_a(completions: list[str], **_: Any) -> list[float]:
     return [text.count("a") / 4 for text in completions]
 
 
-def rl_values(folder: Path, model: Path, **groups: Any) -> dict[str, Any]:
+def rl_values(folder: Path, model: Path, /, **groups: Any) -> dict[str, Any]:
     """A run file as plain values; keyword arguments are laid over its groups."""
     values: dict[str, Any] = {
         "model": {"name": str(model), "device": "cpu", "precision": "float32"},
@@ -92,14 +92,21 @@ def quiet() -> Console:
 
 
 def run_rl(
-    folder: Path, model: Path, *, count: int = 8, reward: Any = share_of_a, console: Any = None, **groups: Any
+    folder: Path,
+    model: Path,
+    /,
+    *,
+    count: int = 8,
+    judge: Any = share_of_a,
+    console: Any = None,
+    **groups: Any,
 ) -> Any:
     """Run it to the end on `count` prompts with one reward function."""
     config = parse(RlConfig, rl_values(folder, model, **groups))
     return train_rl(
         config,
         prompts=prompts(count),
-        rewards=[Reward(reward, "share_of_a")],
+        rewards=[Reward(judge, "share_of_a")],
         console=console or quiet(),
     )
 
@@ -110,7 +117,7 @@ def examples(count: int = 6) -> list[Example]:
     ]
 
 
-def run_sft(folder: Path, model: Path, **groups: Any) -> Any:
+def run_sft(folder: Path, model: Path, /, **groups: Any) -> Any:
     values: dict[str, Any] = {
         "model": {"name": str(model), "device": "cpu", "precision": "float32"},
         "data": {"source": "given.jsonl"},

@@ -82,8 +82,8 @@ def talk(config: ChatConfig) -> None:
             trust_remote_code=config.model.trust_remote_code,
             chat_template=config.model.chat_template,
         )
-    if policy.not_packable:
-        raise ModelError(f"{config.model.name} cannot be sampled here: {policy.not_packable}.")
+    if policy.fallback_note:
+        _note(notes, policy.fallback_note)
     conversation = Conversation(policy, LocalEngine(policy, max_batch=1), config)
     if not conversation.has_template:
         _note(

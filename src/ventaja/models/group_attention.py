@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ventaja.models.fast_attention import HIDDEN, Part, Parts, group_attention
 from ventaja.models.layout import PackedRow
 
 
@@ -13,15 +14,17 @@ class GroupAttention:
 
     Scores of answers are made in two pieces, over the shared prompt and over the answer itself, and joined in
     one softmax, so a prompt's keys and values are neither copied per answer nor computed twice.
+
+    `attend` chooses between the plain way, written below as one reads it, and `fast_attention`.
     """
 
     def __init__(self, row: PackedRow) -> None:
         self.row = row
-        self.prompt_tokens = int(row.prompt_slot_n.numel())
         P, L = row.prompt_index_PL.shape
         _, G, T = row.answer_index_PGT.shape
         self.P, self.L, self.G, self.T = P, L, G, T
         self._masks: dict[int | None, tuple[Tensor, Tensor | None]] = {}
+        self._parts: dict[int | None, Parts] = {}
 
     def attend(
         self,
@@ -35,6 +38,20 @@ class GroupAttention:
         softcap: float | None,
     ) -> Tensor:
         query, key, value = (x.transpose(0, 1) for x in (query_HND, key_KND, value_KND))  # [N, heads, D]
+        same_width = query.shape[2] == value.shape[2]
+        if softcap is None and same_width and query.device.type == "cpu" and query.dtype != torch.float64:
+            return group_attention(query, key, value, self._fast_parts(window), scaling)
+        return self._attend_plainly(query, key, value, scaling, window, softcap)
+
+    def _attend_plainly(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
         H, K, D = query.shape[1], key.shape[1], query.shape[2]
         repeat = H // K
         P, L, G, T = self.P, self.L, self.G, self.T
@@ -69,6 +86,37 @@ class GroupAttention:
         answer_out = answer_out + weights[..., L:] @ answer_value[:, :, :, None]
         answer_out = answer_out.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, H, -1)[self.row.answer_slot_n]
         return torch.cat([output, answer_out])
+
+    def _fast_parts(self, window: int | None) -> Parts:
+        """The row's tables as `fast_attention` takes them."""
+        if window not in self._parts:
+            row = self.row
+            prompt_tokens = row.prompt_slot_n.numel()
+            sees_prompt, sees_answer = self._visible(window)
+            answers = answer_bias = None
+            if sees_answer is not None:
+                answers = Part(
+                    start=prompt_tokens,
+                    stop=row.tokens,
+                    shape=(self.P, self.G, self.T),
+                    index=row.answer_index_PGT.flatten(),
+                    slot=row.answer_slot_n,
+                )
+                answer_bias = torch.zeros(sees_answer[:, 0].shape).masked_fill_(~sees_answer[:, 0], HIDDEN)
+            self._parts[window] = Parts(
+                prompts=Part(
+                    start=0,
+                    stop=prompt_tokens,
+                    shape=(self.P, 1, self.L),
+                    index=row.prompt_index_PL.flatten(),
+                    slot=row.prompt_slot_n,
+                ),
+                answers=answers,
+                prompt_bias=torch.zeros(1, self.L, self.L).masked_fill_(~sees_prompt[:1], HIDDEN),
+                answer_bias=answer_bias,
+                has_window=window is not None,
+            )
+        return self._parts[window]
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor | None]:
         """Masks of what each query sees: prompts [P, L, L], answers [P, G, T, L + T]. Padding sees something,

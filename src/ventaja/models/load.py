@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ventaja.errors import ModelError
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.policy import Policy
 from ventaja.settings import LoraSettings, Precision
-
 
 
 def resolve_device(device: str) -> torch.device:
@@ -135,7 +134,6 @@ def _add_adapters(module: Any, lora: LoraSettings) -> Any:
             peft.LoraConfig(
                 r=lora.rank,
                 lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
                 target_modules=targets,
                 task_type="CAUSAL_LM",
             ),

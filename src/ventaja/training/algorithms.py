@@ -183,11 +183,10 @@ def customised(base: Algorithm, **parts: object) -> Algorithm:
         if name not in PARTS:
             raise ConfigError(f"algorithm.{name}: no such part.{nearest(name, PARTS)}")
     changed = {name: value for name, value in parts.items() if getattr(base, name) != value}
-    if "kl_coef" in changed and changed["kl_coef"] == 0:
-        changed.setdefault("kl", "none")
+    if parts.get("kl_coef") == 0 and "kl" not in parts:
+        changed["kl"] = "none"
     if changed.get("kl") == "none":
-        changed.setdefault("kl_coef", 0.0)
-        changed.setdefault("kl_target", None)
+        changed |= {name: off for name, off in (("kl_coef", 0.0), ("kl_target", None)) if name not in parts}
     try:
         result = replace(base, **changed)  # type: ignore[arg-type]
     except ValueError as error:

@@ -16,7 +16,6 @@ from ventaja.settings import LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised
 from ventaja.training.validation import explain, nearest
 
-
 GENERATED = "reasoning_gym:"
 """Sources that make their rows from a seed."""
 
@@ -139,7 +138,9 @@ AlgorithmConfig = create_model(
 def algorithm_settings(algorithm: Algorithm) -> dict[str, Any]:
     """The settings of `algorithm:` in a run file that resolve to this algorithm."""
     base = ALGORITHMS.get(algorithm.name, ALGORITHMS["grpo"])
-    changed = {part: getattr(algorithm, part) for part in PARTS if getattr(algorithm, part) != getattr(base, part)}
+    changed = {
+        part: getattr(algorithm, part) for part in PARTS if getattr(algorithm, part) != getattr(base, part)
+    }
     return {"name": base.name, **changed}
 
 
@@ -232,7 +233,9 @@ class Config(Settings):
         if not isinstance(value, Mapping):
             return value
         return {
-            group: {SHORT_FORMS[group]: item} if group in SHORT_FORMS and isinstance(item, str | list) else item
+            group: {SHORT_FORMS[group]: item}
+            if group in SHORT_FORMS and isinstance(item, str | list)
+            else item
             for group, item in value.items()
         }
 

@@ -125,9 +125,7 @@ def measure(
     greedy = sampling.model_copy(update={"temperature": 0.0})
     judged = {
         kind: environment.judge(
-            sample_groups(
-                engine, prompts, prompt_ids, how, size=count, seeds=seeds, should_stop=should_stop
-            )
+            sample_groups(engine, prompts, prompt_ids, how, size=count, seeds=seeds, should_stop=should_stop)
         )
         for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
     }

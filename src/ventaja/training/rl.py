@@ -69,9 +69,7 @@ def train_rl(
     `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
     to do next; on Ctrl-C or SIGTERM writes a checkpoint first.
     """
-    loop = RlLoop(
-        config, command=command, prompts=prompts, rewards=rewards, console=console
-    )
+    loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
     with loop.session.running():
         for number in loop.rounds():
             round_ = loop.round_in_progress or loop.begin(number)

@@ -70,6 +70,8 @@ class Session:
             first_step=done + 1,
         )
         self.progress = Progress(total, columns, unit=unit, start=done, console=console)
+        if note := self.policy.fallback_note:
+            self.progress.note(note)
 
     @contextmanager
     def running(self) -> Iterator[None]:

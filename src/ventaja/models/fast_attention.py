@@ -1,0 +1,297 @@
+"""Group attention with its backward pass written out, for the CPU.
+
+The same numbers as `GroupAttention`'s plain way. At the lengths of most answers, plain batched products are many
+times cheaper than a flash kernel's backward pass, and autograd would spend more on copies and gathers than on
+arithmetic. Where the scores would be large, flash kernels take over: the two pieces that an answer sees (prompt and
+itself) are joined by their log-sum-exp, and each piece's backward pass is given the joint one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LARGE = 2**23
+"""Scores per layer beyond which they are not kept."""
+
+HIDDEN = -1e30
+"""Added to scores that must not be seen; finite, so that a piece that is hidden entirely weighs 0, not NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T]."""
+
+    start: int
+    stop: int
+    shape: tuple[int, int, int]
+    index: Tensor
+    """Row index of each grid place, flat; any token's where there is none."""
+    slot: Tensor
+    """Flat grid place of each of the part's tokens."""
+
+    def spread(self, x_NHD: Tensor, key_heads: int) -> Tensor:
+        """[N, H, D] → [P, K, G, r, T, D]: the part's tokens in the grid, r query heads to a key head."""
+        P, G, T = self.shape
+        heads = x_NHD.shape[1]
+        grid = x_NHD.index_select(0, self.index).view(P, G, T, key_heads, heads // key_heads, -1)
+        return grid.permute(0, 3, 1, 4, 2, 5).contiguous()
+
+    def spread_gradient(self, gradient_NHD: Tensor, key_heads: int) -> Tensor:
+        """As `spread`, with 0 where there is no token."""
+        P, G, T = self.shape
+        heads, width = gradient_NHD.shape[1:]
+        grid = gradient_NHD.new_zeros(P * G * T, heads, width)
+        grid.index_copy_(0, self.slot, gradient_NHD[self.start : self.stop])
+        grid = grid.view(P, G, T, key_heads, heads // key_heads, width)
+        return grid.permute(0, 3, 1, 4, 2, 5).contiguous()
+
+    def collect(self, grid: Tensor, out_NHD: Tensor) -> None:
+        """[P, K, G, r, T, D] back into its rows of [N, H, D]."""
+        P, G, T = self.shape
+        flat = grid.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, *out_NHD.shape[1:])
+        torch.index_select(flat, 0, self.slot, out=out_NHD[self.start : self.stop])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Both parts of a row and what their queries must not see, as numbers to add to the scores."""
+
+    prompts: Part
+    answers: Part | None
+    prompt_bias: Tensor
+    """[P or 1, L, L]"""
+    answer_bias: Tensor | None
+    """[P, T, L + T]"""
+    has_window: bool
+
+
+def group_attention(
+    query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, parts: Parts, scaling: float
+) -> Tensor:
+    """Attention output [N, H, D]; gradients flow to all three."""
+    return _GroupAttention.apply(query_NHD, key_NKD, value_NKD, parts, scaling)
+
+
+class _GroupAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scaling: float) -> Tensor:
+        K = key.shape[1]
+        output = torch.empty(query.shape, dtype=query.dtype)
+        saved: list[Tensor] = []
+        ctx.pieces = []
+        shared: tuple[Tensor, Tensor] | None = None
+        for part, bias in ((parts.prompts, parts.prompt_bias), (parts.answers, parts.answer_bias)):
+            if part is None or bias is None:
+                continue
+            q, k, v = (
+                part.spread(query, K),
+                part.spread(key, K)[:, :, :, 0],
+                part.spread(value, K)[:, :, :, 0],
+            )
+            piece = _Piece(part, bias, scaling, parts.has_window)
+            out, kept = piece.forward(q, k, v, shared)
+            part.collect(out, output)
+            ctx.pieces.append((piece, len(saved), shared is not None))
+            saved += [q, k, v, *kept]
+            shared = (k[:, :, 0], v[:, :, 0])
+        ctx.save_for_backward(*saved)
+        ctx.shapes = (query.shape, key.shape)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        saved = ctx.saved_tensors
+        query_shape, key_shape = ctx.shapes
+        d_query = gradient.new_empty(query_shape)
+        d_key, d_value = gradient.new_empty(key_shape), gradient.new_empty(key_shape)
+        prompt_key, prompt_value = saved[1][:, :, 0], saved[2][:, :, 0]
+        d_prompt: tuple[Tensor, Tensor] | None = None
+        for piece, place, sees_prompt in reversed(ctx.pieces):  # answers first: they add to the prompts' keys
+            q, k, v = saved[place : place + 3]
+            kept = saved[place + 3 : place + 5]
+            d_out = piece.part.spread_gradient(gradient, key_shape[1])
+            shared = (prompt_key, prompt_value) if sees_prompt else None
+            dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, kept)
+            if not sees_prompt and d_prompt is not None:
+                dk[:, :, 0] += d_prompt[0]
+                dv[:, :, 0] += d_prompt[1]
+            piece.part.collect(dq, d_query)
+            piece.part.collect(dk[:, :, :, None], d_key)
+            piece.part.collect(dv[:, :, :, None], d_value)
+            d_prompt = d_shared
+        return d_query, d_key, d_value, None, None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Queries [P, K, G, r, T, D] over own keys [P, K, G, T, D] and, for answers, shared ones [P, K, L, D]."""
+
+    part: Part
+    bias: Tensor
+    scaling: float
+    has_window: bool
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        P, K, G, r, T, D = q.shape
+        L = shared[0].shape[2] if shared else 0
+        if P * K * G * r * T * (L + T) > LARGE:
+            return self._flash_forward(q, k, v, shared)
+        scores = torch.empty(P, K, G, r, T, L + T)
+        scores[..., L:] = (q.view(P * K * G, r * T, D) @ k.view(P * K * G, T, D).mT).view(P, K, G, r, T, T)
+        if shared:
+            over_prompt = q.view(P * K, G * r * T, D) @ shared[0].reshape(P * K, L, D).mT
+            scores[..., :L] = over_prompt.view(P, K, G, r, T, L)
+        scores.mul_(self.scaling).add_(self.bias[:, None, None, None])
+        weights = torch.softmax(scores, -1, out=scores).to(q.dtype)
+        out = weights[..., L:].reshape(P * K * G, r * T, T) @ v.view(P * K * G, T, D)
+        if shared:
+            out = out.view(P * K, G * r * T, D)
+            out.baddbmm_(weights[..., :L].reshape(P * K, G * r * T, L), shared[1].reshape(P * K, L, D))
+        return out.view(q.shape), (weights, out.view(q.shape))
+
+    def backward(
+        self,
+        d_out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        shared: tuple[Tensor, Tensor] | None,
+        kept: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        P, K, G, r, T, D = q.shape
+        L = shared[0].shape[2] if shared else 0
+        if P * K * G * r * T * (L + T) > LARGE:
+            return self._flash_backward(d_out, q, k, v, shared, kept)
+        weights, out = kept
+        own, joint = (P * K * G, r * T), (P * K, G * r * T)
+        d_own = d_out.view(*own, D)
+        d_weights = torch.empty(weights.shape)
+        d_weights[..., L:] = (d_own @ v.view(-1, T, D).mT).view(P, K, G, r, T, T)
+        w_own = weights[..., L:].reshape(*own, T)
+        d_v = w_own.mT @ d_own
+        d_shared_v = None
+        if shared:
+            d_joint = d_out.view(*joint, D)
+            w_joint = weights[..., :L].reshape(*joint, L)
+            d_weights[..., :L] = (d_joint @ shared[1].reshape(P * K, L, D).mT).view(P, K, G, r, T, L)
+            d_shared_v = (w_joint.mT @ d_joint).view(P, K, L, D)
+        # softmax backward:  dS = W · (dW − Σ dW·W),  and the sum equals Σ dOut·Out
+        d_weights -= (d_out * out).sum(dim=-1, keepdim=True, dtype=torch.float32)
+        d_scores = d_weights.mul_(weights).mul_(self.scaling).to(q.dtype)
+        s_own = d_scores[..., L:].reshape(*own, T)
+        d_q = s_own @ k.view(-1, T, D)
+        d_k = s_own.mT @ q.view(*own, D)
+        d_shared = None
+        if shared and d_shared_v is not None:
+            s_joint = d_scores[..., :L].reshape(*joint, L)
+            d_q = d_q.view(*joint, D).baddbmm_(s_joint, shared[0].reshape(P * K, L, D))
+            d_shared = ((s_joint.mT @ q.view(*joint, D)).view(P, K, L, D), d_shared_v)
+        return d_q.view(q.shape), d_k.view(k.shape), d_v.view(v.shape), d_shared
+
+    # With flash kernels: nothing of the scores is kept. ---------------------------------------------------
+
+    def _own(self, x: Tensor) -> Tensor:
+        """[P, K, G, r, T, D] → [P·G, K·r, T, D]: each answer a sequence of its own."""
+        P, K, G, r, T, D = x.shape
+        return x.permute(0, 2, 1, 3, 4, 5).reshape(P * G, K * r, T, D)
+
+    def _own_back(self, x: Tensor, shape: torch.Size) -> Tensor:
+        P, K, G, r, T, D = shape
+        return x.view(P, G, K, r, T, D).permute(0, 2, 1, 3, 4, 5)
+
+    def _own_mask(self, L: int, G: int) -> Tensor | None:
+        """None where plain causality is all; else what to add to the scores over the answer itself."""
+        if not self.has_window:
+            return None
+        mask = self.bias[:, None, :, L:]
+        return mask.repeat_interleave(G, dim=0) if mask.shape[0] > 1 else mask
+
+    def _shared_mask(self, L: int, rows: int) -> Tensor:
+        """What to add to the scores over the prompt, for query rows ordered (G, r, T)."""
+        mask = self.bias[:, None, :, :L]
+        return mask.repeat(1, 1, rows // mask.shape[2], 1) if self.has_window else mask[:, :, :1]
+
+    def _flash_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        P, K, G, r, T, D = q.shape
+        L = shared[0].shape[2] if shared else 0
+        mask = self._own_mask(L, G)
+        out, lse = _flash(
+            self._own(q), self._expanded(k, r), self._expanded(v, r), mask, self.scaling, causal=mask is None
+        )
+        out = self._own_back(out, q.shape)
+        lse = lse.view(P, G, K, r, T).permute(0, 2, 1, 3, 4)
+        if shared:
+            rows = G * r * T
+            over, over_lse = _flash(
+                q.reshape(P, K, rows, D), *shared, self._shared_mask(L, rows), self.scaling, causal=False
+            )
+            over_lse = over_lse.view(P, K, G, r, T)
+            out = torch.lerp(
+                out.float(), over.view(q.shape).float(), torch.sigmoid(over_lse - lse)[..., None]
+            ).to(q.dtype)
+            lse = torch.logaddexp(lse, over_lse)
+        return out.contiguous(), (out.contiguous(), lse.contiguous())
+
+    def _flash_backward(
+        self,
+        d_out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        shared: tuple[Tensor, Tensor] | None,
+        kept: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        P, K, G, r, T, D = q.shape
+        L = shared[0].shape[2] if shared else 0
+        out, lse = kept
+        mask = self._own_mask(L, G)
+        own_lse = lse.permute(0, 2, 1, 3, 4).reshape(P * G, K * r, T)
+        dq, dk, dv = _flash_gradient(
+            self._own(d_out), self._own(q), self._expanded(k, r), self._expanded(v, r), self._own(out), own_lse,
+            mask, self.scaling, causal=mask is None,
+        )  # fmt: skip
+        d_q = self._own_back(dq, q.shape)
+        d_k, d_v = (x.view(P, G, K, r, T, D).sum(dim=3).transpose(1, 2).contiguous() for x in (dk, dv))
+        d_shared = None
+        if shared:
+            rows = (P, K, G * r * T)
+            dq, *d_pair = _flash_gradient(
+                d_out.view(*rows, D), q.view(*rows, D), *shared, out.view(*rows, D), lse.view(rows),
+                self._shared_mask(L, rows[2]), self.scaling, causal=False,
+            )  # fmt: skip
+            d_q = d_q + dq.view(q.shape)
+            d_shared = (d_pair[0], d_pair[1])
+        return d_q, d_k, d_v, d_shared
+
+    @staticmethod
+    def _expanded(x: Tensor, repeat: int) -> Tensor:
+        """[P, K, G, T, D] → [P·G, K·r, T, D]: a copy of each key head for each of its query heads."""
+        P, K, G, T, D = x.shape
+        return x.transpose(1, 2)[:, :, :, None].expand(P, G, K, repeat, T, D).reshape(P * G, K * repeat, T, D)
+
+
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, *, causal: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scaling
+    )
+
+
+def _flash_gradient(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, scaling: float,
+    *, causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        d_out, q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scaling
+    )

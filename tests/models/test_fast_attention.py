@@ -1,0 +1,48 @@
+"""The attention with its backward pass written out equals the plain one, in value and gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ventaja.models import Bundle, fast_attention, pack_row
+from ventaja.models.group_attention import GroupAttention
+
+SHAPES = {
+    "uneven groups": [(5, [3, 1, 4]), (2, [6]), (7, [2, 2])],
+    "answers of one token": [(3, [1, 1]), (4, [1])],
+    "no answers": [(3, []), (5, [])],
+    "one answer": [(1, [9])],
+}
+
+
+@pytest.mark.parametrize("large", [0, 2**23], ids=["flash kernels", "plain products"])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fast_equals_plain(
+    shape: str, key_heads: int, window: int | None, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_attention, "LARGE", large)
+    row = pack_row(
+        [
+            Bundle(prompt_ids=list(range(prompt)), answers=[list(range(n)) for n in answers])
+            for prompt, answers in SHAPES[shape]
+        ]
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def random(heads: int) -> Tensor:
+        return torch.randn(row.tokens, heads, 8, generator=generator).requires_grad_()
+
+    query, key, value = random(4), random(key_heads), random(key_heads)
+    weight = torch.randn(row.tokens, 4, 8, generator=generator)
+    plan = GroupAttention(row)
+    results = []
+    for attend in (
+        lambda: plan._attend_plainly(query, key, value, 0.3, window, None),
+        lambda: fast_attention.group_attention(query, key, value, plan._fast_parts(window), 0.3),
+    ):
+        output = attend()
+        results.append([output, *torch.autograd.grad((output * weight).sum(), (query, key, value))])
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,87 @@
+"""What the documentation says, we run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ventaja
+from ventaja.cli.algorithms import algorithms_markdown
+from ventaja.cli.fields import settings_of
+from ventaja.training.config import RlConfig, parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_holds_the_table_of_algorithms() -> None:
+    table = re.search(r"<!-- algorithms -->\n(.*?)\n<!-- /algorithms -->", README, re.DOTALL)
+    assert table is not None
+    assert table[1] == algorithms_markdown().strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readmes_run_file_is_valid(tmp_path: Path) -> None:
+    import yaml
+
+    config = parse(RlConfig, yaml.safe_load(blocks("yaml")[0]))
+    assert config.algorithm.name == "grpo"
+    assert config.run.rounds == 50
+
+
+def test_the_readmes_flags_exist() -> None:
+    from ventaja.training.config import EvaluationConfig
+
+    names = {s.name for kind in (RlConfig, EvaluationConfig) for s in settings_of(kind)}
+    groups = {name.split(".")[0] for name in names}
+    for flag in re.findall(r"--([a-z_.]+)", "\n".join(re.findall(r"^    ventaja .*$", README, re.MULTILINE))):
+        assert flag in names | groups | {"help"}, flag
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(block, scope)  # noqa: S102
+    run = scope["run"]
+    assert isinstance(run, ventaja.Run)
+    assert len(run.metrics) == 2
+
+
+def test_every_recorded_metric_is_documented(tmp_path: Path) -> None:
+    from tiny import save_tiny_model  # type: ignore[import-not-found]
+
+    save_tiny_model(tmp_path / "model", "llama")
+    run = ventaja.rl(
+        model=str(tmp_path / "model"),
+        prompts=["ab", "ba"],
+        reward=lambda completions, **_: [float(len(c)) for c in completions],
+        algorithm={"name": "grpo", "epochs": 2, "entropy_coef": 0.01},
+        rounds=1,
+        folder=tmp_path / "run",
+        sampling={"max_tokens": 4},
+        run={"completions_per_round": 16},
+    )
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"`([a-z_/]+)`", page)) | {"round"}
+    for name in run.metrics[-1]:
+        assert re.sub(r"rewards/.*/", "rewards/NAME/", name) in documented | {
+            "rewards/NAME/mean",
+            "rewards/NAME/std",
+        }, name
+
+
+def test_all_public_names_exist() -> None:
+    for name in ventaja.__all__:
+        assert getattr(ventaja, name) is not None

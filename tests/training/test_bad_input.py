@@ -1,0 +1,345 @@
+"""What users get wrong: an error that says what to do next, and nothing that was good is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import resource
+import shutil
+
+import pytest
+import yaml
+from safetensors import SafetensorError
+from tiny_task import (
+    assert_same_run,
+    metrics,
+    model_folder,
+    names,
+    quiet,
+    rl_values,
+    run_rl,
+    run_sft,
+    share_of_a,
+)
+
+from ventaja.environments import Reward
+from ventaja.errors import ConfigError, DataError, ModelError, RewardError, RunError, VentajaError
+from ventaja.models import Policy
+from ventaja.records import Prompt
+from ventaja.training import EvaluationConfig, RlConfig, SftConfig, checkpoint, parse, train_rl
+from ventaja.training.config import resolved
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------------- checkpoints that cannot be written
+
+
+def no_space_in_python(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_space_in_safetensors(*args, **kwargs):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+FAILURES = {
+    "the weights": (Policy, "save", no_space_in_safetensors),
+    "the optimiser": (checkpoint, "save_file", no_space_in_safetensors),
+    "the tables": (checkpoint, "save_file", no_space_in_python),
+    "the rollouts": (checkpoint, "write_groups", no_space_in_python),
+    "the state": (checkpoint.json, "dumps", no_space_in_python),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_no_space_for_a_checkpoint(what, model, tmp_path, monkeypatch):
+    algorithm = {"name": "dapo", "group_size": 4}  # updates in the middle of a round: groups are kept as well
+    run = {
+        "folder": str(tmp_path / "run"),
+        "completions_per_round": 16,
+        "trackers": [],
+        "checkpoint_every": 1,
+    }
+    settings = {"algorithm": algorithm}
+    run_rl(tmp_path / "whole", model, **settings, run={**run, "folder": str(tmp_path / "whole"), "rounds": 2})
+    run_rl(tmp_path / "run", model, **settings, run={**run, "rounds": 1})
+    before = contents(tmp_path / "run" / "checkpoints")
+    assert before
+    owner, name, failure = FAILURES[what]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failure)
+        with pytest.raises(RunError, match="could not be written: .*No space left on device") as error:
+            run_rl(tmp_path / "run", model, **settings, run={**run, "rounds": 2, "resume": True})
+    assert "The last good one is untouched" in str(error.value)
+    assert contents(tmp_path / "run" / "checkpoints") == before
+    run_rl(tmp_path / "run", model, **settings, run={**run, "rounds": 2, "resume": True})
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_file_that_the_system_really_refuses(model, tmp_path):
+    """The kernel, rather than a patched function: no file may grow above 20 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 1})
+    before = contents(tmp_path / "run" / "checkpoints")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(RunError, match="could not be written"):
+            run_rl(
+                tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 2, "resume": True}
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path / "run" / "checkpoints") == before
+
+
+# ---------------------------------------------------------------------- folders and models
+
+
+def test_a_folder_that_holds_another_run(model, tmp_path):
+    run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 1})
+    before = contents(tmp_path / "run")
+    with pytest.raises(RunError, match="holds a run already") as error:
+        run_rl(tmp_path / "run", model)
+    assert "--run.resume true" in str(error.value)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_mistake_leaves_no_folder_behind(model, tmp_path):
+    """Otherwise the mended command would find its folder taken."""
+    with pytest.raises(ModelError, match=r"model '.*nowhere' does not exist"):
+        run_rl(tmp_path / "run", tmp_path / "nowhere")
+    with pytest.raises(DataError):
+        run_rl(tmp_path / "run", model, data={"max_prompt_tokens": 1})
+    with pytest.raises(DataError):
+        run_rl(tmp_path / "run", model_folder(tmp_path / "small", context=5))
+    assert not (tmp_path / "run").exists()
+    run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 1})
+
+
+def test_a_broken_state(model, tmp_path):
+    run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 1})
+    training = next((tmp_path / "run" / "checkpoints").iterdir()) / "training"
+    whole = (training / "state.json").read_text()
+
+    def resume():
+        run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 2, "resume": True})
+
+    for broken in ("{", "[]", json.dumps({**json.loads(whole), "format": 99})):
+        (training / "state.json").write_text(broken)
+        before = contents(tmp_path / "run")
+        with pytest.raises(RunError, match="training state"):
+            resume()
+        assert contents(tmp_path / "run") == before
+    (training / "state.json").write_text(whole)
+    for name in ("optimiser", "tables"):
+        tensors = (training / f"{name}.safetensors").read_bytes()
+        (training / f"{name}.safetensors").write_bytes(tensors[:100])
+        with pytest.raises(RunError, match="no training state to resume from"):
+            resume()
+        (training / f"{name}.safetensors").write_bytes(tensors)
+    shutil.move(training / "state.json", tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="give it as model.name"):
+        resume()
+    shutil.move(tmp_path / "elsewhere", training / "state.json")
+    resume()
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_folder_whose_config_is_broken(model, tmp_path):
+    run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "rounds": 1})
+    (tmp_path / "run" / "config.yaml").write_text("model: {name: x}\nalgoritm: grpo\n")
+    with pytest.raises(
+        RunError, match=r"config.yaml: cannot be resumed by this version(.|\n)*Did you mean 'algorithm'"
+    ):
+        run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "resume": True})
+
+
+# ---------------------------------------------------------------------- prompts
+
+
+def train_on(given, folder, model, **groups):
+    config = parse(RlConfig, rl_values(folder, model, **groups))
+    return train_rl(config, prompts=given, rewards=[Reward(share_of_a, "r")], console=quiet())
+
+
+def test_prompts_that_cannot_be_asked(model, tmp_path):
+    small = model_folder(tmp_path / "small", context=8)
+    long = Prompt(id="train.jsonl:3", content="eight ab")
+    with pytest.raises(DataError, match="train.jsonl:3: the prompt has 8 tokens, but .* takes 8"):
+        train_on([long], tmp_path / "run", small)
+    with pytest.raises(DataError, match="train.jsonl:4: the prompt has no tokens"):
+        train_on([Prompt(id="train.jsonl:4", content="")], tmp_path / "run", model)
+    with pytest.raises(DataError, match="no prompts"):
+        train_on([], tmp_path / "run", model)
+    with pytest.raises(DataError, match="no prompt is left: all 1 are longer"):
+        train_on([long], tmp_path / "run", model, data={"max_prompt_tokens": 4})
+    fits = Prompt(id="train.jsonl:5", content="seven a")
+    train_on([fits], tmp_path / "run", small, run={"folder": str(tmp_path / "run"), "rounds": 1})
+    assert metrics(tmp_path / "run")[0]["completions/max_length"] == 1  # there is room for one token
+
+
+# ---------------------------------------------------------------------- rewards
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (lambda completions: [1.0], "16"),
+        (lambda completions: [math.nan] * len(completions), "nan"),
+        (lambda completions: ["good"] * len(completions), "good"),
+    ],
+    ids=["too few", "not a number", "text"],
+)
+def test_rewards_of_the_wrong_form(judge, message, model, tmp_path):
+    with pytest.raises(RewardError, match=message):
+        run_rl(tmp_path / "run", model, judge=judge)
+    assert names(tmp_path / "run" / "checkpoints") == []
+
+
+def test_too_many_broken_judgements_stop_the_run(model, tmp_path):
+    calls = []
+
+    def sometimes(completions):
+        calls.append(len(completions))
+        if len(calls) > 1:
+            raise ZeroDivisionError("of my own making")
+        return [float(len(text)) for text in completions]
+
+    run = {
+        "folder": str(tmp_path / "run"),
+        "checkpoint_every": 1,
+        "trackers": [],
+        "completions_per_round": 16,
+    }
+    with pytest.raises(RewardError, match="of my own making"):
+        run_rl(tmp_path / "run", model, judge=sometimes, run=run)
+    assert names(tmp_path / "run" / "checkpoints") == ["000001"]  # round 1 is safe
+    run_rl(tmp_path / "run", model, run={**run, "resume": True})  # with a mended function
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+def test_a_few_broken_judgements_take_no_part(model, tmp_path):
+    def picky(completions):
+        if any(text.startswith("b") for text in completions):
+            raise ValueError("b")
+        return [float(len(text)) for text in completions]
+
+    groups = {"reward": {"max_broken_fraction": 1.0}}
+    run_rl(tmp_path / "run", model, judge=picky, **groups)
+    assert any(line["broken_fraction"] > 0 for line in metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "reinforce"])
+@pytest.mark.parametrize("truncated", ["keep", "mask"])
+def test_a_round_that_nobody_judges_teaches_nothing(name, truncated, model, tmp_path):
+    run = {"folder": str(tmp_path / "run"), "rounds": 1, "completions_per_round": 16, "trackers": []}
+    run_rl(
+        tmp_path / "run", model,
+        judge=lambda completions: [None] * len(completions),
+        algorithm={"name": name, "group_size": 4}, reward={"truncated": truncated}, run=run,
+    )  # fmt: skip
+    (line,) = metrics(tmp_path / "run")
+    assert "reward" not in line
+    assert line["grad_norm"] == 0.0
+
+
+# ---------------------------------------------------------------------- run files
+
+
+def refused(kind=RlConfig, **groups):
+    values = {"model": "m", "data": "d.jsonl", "run": {"folder": "f"}}
+    for name, group in groups.items():
+        values[name] = {**values[name], **group} if name == "run" else group
+    with pytest.raises(ConfigError) as error:
+        parse(kind, values)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"run": {"completions_per_round": 12}}, "must be a multiple of algorithm.group_size (8)"),
+        ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "more than the 2 prompts of a round"),
+        ({"algorithm": "gpro"}, "algorithm.name: no algorithm 'gpro'. Did you mean 'grpo'?"),
+        ({"algorithm": {"name": "grpo", "clip_hihg": 0.3}}, "Did you mean 'algorithm.clip_high'?"),
+        ({"algorithm": {"name": "grpo", "group_size": 1}}, "algorithm"),
+        ({"optimiser": {"lr": 0.1}}, "optimiser.lr: no such setting."),
+        ({"optimiser": {"learning_rat": 0.1}}, "Did you mean 'optimiser.learning_rate'?"),
+        ({"optimizer": {}}, "optimizer: no such setting. Did you mean 'optimiser'?"),
+        ({"run": {"learning_rate": 0.1}}, "Did you mean 'optimiser.learning_rate'?"),
+        ({"run": {"rounds": "many"}}, "run.rounds: "),
+        ({"run": {"rounds": "many"}}, "got 'many' (str)"),
+        ({"run": {"rounds": 0}}, "greater than or equal to 1"),
+        ({"run": {"seed": -1}}, "run.seed: "),
+        ({"sampling": {"temperature": 0.0}}, "sampling.temperature must be above 0"),
+        ({"sampling": {"top_p": 2.0}}, "sampling.top_p: "),
+        ({"reward": {"truncated": "penalise"}}, "truncation_penalty go together"),
+        ({"reward": {"truncated": "drop"}}, "reward.truncated: "),
+        ({"eval": {"size": 3}}, "eval.size would have no effect: set eval.every"),
+        ({"data": {"source": "d.jsonl", "seed": 4}}, "seed would have no effect"),
+        ({"data": {}}, "data.source: must be set"),
+    ],
+)  # fmt: skip
+def test_a_run_file_that_cannot_be_meant(groups, message):
+    assert message in refused(**groups)
+
+
+def test_supervised_run_files():
+    assert "run.epochs would have no effect" in refused(SftConfig, run={"epochs": 3, "updates": 5})
+    assert "algorithm: no such setting" in refused(SftConfig, algorithm="grpo")
+
+
+def test_every_problem_is_named_at_once():
+    message = refused(optimiser={"lr": 0.1}, run={"rounds": "many"}, sampling={"max_tokens": 0})
+    assert all(name in message for name in ("optimiser.lr", "run.rounds", "sampling.max_tokens"))
+
+
+def test_a_plain_file_needs_a_reward(model, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "x"}\n')
+    config = parse(RlConfig, rl_values(tmp_path / "run", model, data={"source": str(tmp_path / "d.jsonl")}))
+    with pytest.raises(ConfigError, match="bring no reward of their own. Name one") as error:
+        train_rl(config, console=quiet())
+    assert "exact_match" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (RlConfig, {"optimiser": {"max_grad_norm": None}, "algorithm": {"name": "grpo", "kl": "none"}}),
+        (RlConfig, {"reward": ["exact_match"], "model": {"name": "m", "lora": {"rank": 3}}}),
+        (RlConfig, {"eval": {"every": 2, "source": "e.jsonl"}, "sampling": {"stop": ["\n"]}}),
+        (SftConfig, {"run": {"folder": "f", "updates": 3}}),
+        (EvaluationConfig, {"run": None}),
+    ],
+)
+def test_a_resolved_config_is_a_run_file(kind, values):
+    """config.yaml says how to do it again."""
+    values = {"model": "m", "data": "d.jsonl", "run": {"folder": "f"}, **values}
+    config = parse(kind, {name: group for name, group in values.items() if group is not None})
+    written = yaml.safe_load(yaml.safe_dump(resolved(config)))
+    assert parse(kind, written) == config
+
+
+def test_errors_are_ours():
+    assert issubclass(RunError, VentajaError)
+    with pytest.raises(VentajaError):
+        parse(RlConfig, {"model": "m"})
+
+
+def test_sft_has_the_same_manners(model, tmp_path, monkeypatch):
+    run_sft(tmp_path / "run", model)
+    with pytest.raises(RunError, match="holds a run already"):
+        run_sft(tmp_path / "run", model)
+    run = {"folder": str(tmp_path / "run"), "updates": 8, "batch_size": 4, "trackers": [], "resume": True}
+    with pytest.raises(RunError, match=r"optimiser.learning_rate \(was 0.01, is 0.5\)"):
+        run_sft(tmp_path / "run", model, run=run, optimiser={"learning_rate": 0.5})
+    before = contents(tmp_path / "run" / "checkpoints")
+    monkeypatch.setattr(checkpoint, "save_file", no_space_in_safetensors)
+    with pytest.raises(RunError, match="could not be written"):
+        run_sft(tmp_path / "run", model, run=run)
+    assert contents(tmp_path / "run" / "checkpoints") == before

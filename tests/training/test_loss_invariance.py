@@ -1,0 +1,161 @@
+"""However an update is cut, ordered or padded, its loss and its gradients are the same: for every algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_task import completion, policy
+from torch.testing import assert_close
+
+from ventaja.models import Policy
+from ventaja.records import Group, Judgement, Prompt
+from ventaja.training import ALGORITHMS, Algorithm
+from ventaja.training.algorithms import GRPO
+from ventaja.training.batch import Batch, scores_table
+from ventaja.training.credit import RunningMean, assign_advantages, reward_table
+from ventaja.training.objective import PolicyObjective, token_weights
+
+# Sums of a few dozen float32 numbers in another order: a few units in the seventh digit of the largest.
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[Policy, Policy, Policy]:
+    """The policy, the older one that sampled, and the reference."""
+    return policy(seed=1), policy(seed=2), policy(seed=3)
+
+
+def groups() -> list[Group]:
+    """Uneven lengths, an answer of one token, one group of equal rewards and one broken answer."""
+    shapes = [(4, [3, 1, 6, 2]), (9, [2, 2, 5, 4]), (2, [1, 7, 3, 3]), (6, [4, 4, 1, 2])]
+    rewards = [[1.0, 0.0, 0.5, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 2.0, None, 1.0], [0.3, -1.0, 0.0, 0.9]]
+    generator = torch.Generator().manual_seed(5)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(2, 32, (count,), generator=generator).tolist())
+
+    return [
+        Group(
+            prompt=Prompt(id=f"p{g}", content="?"),
+            prompt_ids=ids(prompt),
+            completions=tuple(completion(*ids(length)) for length in lengths),
+            judgements=tuple(
+                Judgement() if reward is None else Judgement.outcome(reward, length=length)
+                for reward, length in zip(row, lengths, strict=True)
+            ),
+        )
+        for g, ((prompt, lengths), row) in enumerate(zip(shapes, rewards, strict=True))
+    ]
+
+
+def prepared(algorithm: Algorithm, models, groups) -> Batch:
+    _, older, reference = models
+    batch = Batch.of_groups(groups)
+    rows = batch.rows(range(batch.sequences), max_tokens=10_000)
+
+    def score(model):
+        with torch.no_grad():
+            return scores_table(batch, lambda row: model.score(row).logprob_M, rows)
+
+    batch.columns["sampler_logprob"] = score(older)
+    if not algorithm.is_on_policy or algorithm.kl == "reward":
+        batch.columns["old_logprob"] = score(older)
+    reward_ST = reward_table(groups, batch)
+    if algorithm.needs_reference:
+        batch.columns["ref_logprob"] = score(reference)
+    if algorithm.kl == "reward":
+        kl_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
+        reward_ST -= algorithm.kl_coef * kl_ST
+    batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, RunningMean(0.3, 2))
+    return batch
+
+
+def gradients(algorithm, models, batch, sequences=None, *, max_tokens=10_000, entropy=False):
+    """The loss and every parameter's gradient, over rows of at most `max_tokens`."""
+    model = models[0]
+    model.module.zero_grad()
+    weight_ST = token_weights(algorithm, batch.is_action_ST, max_tokens=8)
+    objective = PolicyObjective(algorithm, batch, algorithm.kl_coef)
+    sequences = range(batch.sequences) if sequences is None else sequences
+    loss, sums = 0.0, {}
+    rows = batch.rows(sequences, max_tokens=max_tokens)
+    for row in rows:
+        loss_M, stats = objective(row, model.score(row.packed, entropy=entropy))
+        row_loss = (loss_M * row.pick(weight_ST)).sum()
+        row_loss.backward()
+        loss += row_loss.item()
+        for name, value in stats.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    found = {name: p.grad.clone() for name, p in model.parameters()}
+    return loss, found, len(rows), sums
+
+
+def assert_same(one, two):
+    assert one[0] == pytest.approx(two[0], rel=1e-4, abs=2e-6)
+    for name, gradient in one[1].items():
+        assert_close(two[1][name], gradient, **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+
+
+EVERY = [*ALGORITHMS.values()]
+EVERY += [
+    replace(GRPO, name="with entropy", entropy_coef=0.1),
+    replace(GRPO, name="trajectory ratio", ratio="trajectory", clip_high=5.0, minibatches=2),
+]
+
+
+@pytest.mark.parametrize("algorithm", EVERY, ids=lambda a: a.name)
+def test_cutting_ordering_and_padding_change_nothing(algorithm, models):
+    entropy = algorithm.entropy_coef != 0
+    batch = prepared(algorithm, models, groups())
+    whole = gradients(algorithm, models, batch, entropy=entropy)
+    assert whole[2] == 1
+    assert max(gradient.abs().max() for gradient in whole[1].values()) > 1e-3  # it says something
+
+    for max_tokens, rows in ((1, batch.sequences), (40, 2)):
+        cut = gradients(algorithm, models, batch, max_tokens=max_tokens, entropy=entropy)
+        assert cut[2] == rows
+        assert_same(whole, cut)
+        for name, value in whole[3].items():  # what is reported does not depend on the cut either
+            assert cut[3][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+    order = [14, 3, 0, 7, 1, 2, 13, 12, 4, 11, 5, 6, 10, 9, 8]
+    assert_same(whole, gradients(algorithm, models, batch, order, max_tokens=25, entropy=entropy))
+
+    moved = [
+        replace(g, completions=g.completions[::-1], judgements=g.judgements[::-1]) for g in groups()[::-1]
+    ]
+    other = prepared(algorithm, models, moved)
+    assert_same(whole, gradients(algorithm, models, other, entropy=entropy))
+
+    padded = prepared(algorithm, models, groups())
+    pad = (0, 5)
+    padded.is_action_ST = torch.nn.functional.pad(padded.is_action_ST, pad)
+    padded.columns = {
+        name: torch.nn.functional.pad(table, pad, value=9.0) for name, table in padded.columns.items()
+    }
+    assert_same(whole, gradients(algorithm, models, padded, entropy=entropy))
+
+
+@pytest.mark.parametrize("algorithm", [a for a in EVERY if a.kl != "loss"], ids=lambda a: a.name)
+def test_leaving_out_what_has_no_advantage_changes_nothing(algorithm, models):
+    batch = prepared(algorithm, models, groups())
+    changes = (batch.columns["advantage"] != 0).any(dim=1)
+    some = [s for s in range(batch.sequences) if changes[s]]
+    if algorithm.baseline == "group_mean":
+        assert len(some) < batch.sequences  # the group of equal rewards
+    assert_same(gradients(algorithm, models, batch), gradients(algorithm, models, batch, some))
+
+
+def test_a_wrong_weight_would_be_noticed(models):
+    """The mean within a micro-batch, as a careless loop has it, is not invariant: so the test above can fail."""
+    batch = prepared(GRPO, models, groups())
+    objective = PolicyObjective(GRPO, batch, GRPO.kl_coef)
+
+    def careless(max_tokens):
+        rows = batch.rows(range(batch.sequences), max_tokens=max_tokens)
+        means = [objective(row, models[0].score(row.packed))[0].mean().item() for row in rows]
+        return sum(means) / len(means)
+
+    assert careless(20) != pytest.approx(careless(10_000), rel=1e-2)
