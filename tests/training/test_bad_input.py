@@ -7,6 +7,7 @@ import json
 import math
 import resource
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -51,7 +52,7 @@ FAILURES = {
     "the optimiser": (checkpoint, "save_file", no_space_in_safetensors),
     "the tables": (checkpoint, "save_file", no_space_in_python),
     "the rollouts": (checkpoint, "write_groups", no_space_in_python),
-    "the state": (checkpoint.json, "dumps", no_space_in_python),
+    "the state": (checkpoint, "json", SimpleNamespace(loads=json.loads, dumps=no_space_in_python)),
 }
 
 
@@ -72,7 +73,7 @@ def test_no_space_for_a_checkpoint(what, model, tmp_path, monkeypatch):
     owner, name, failure = FAILURES[what]
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, failure)
-        with pytest.raises(RunError, match="could not be written: .*No space left on device") as error:
+        with pytest.raises(RunError, match=r"could not be written: .*No space left on device") as error:
             run_rl(tmp_path / "run", model, **settings, run={**run, "rounds": 2, "resume": True})
     assert "The last good one is untouched" in str(error.value)
     assert contents(tmp_path / "run" / "checkpoints") == before
@@ -142,7 +143,7 @@ def test_a_broken_state(model, tmp_path):
             resume()
         (training / f"{name}.safetensors").write_bytes(tensors)
     shutil.move(training / "state.json", tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="give it as model.name"):
+    with pytest.raises(RunError, match=r"give it as model.name"):
         resume()
     shutil.move(tmp_path / "elsewhere", training / "state.json")
     resume()
@@ -169,9 +170,9 @@ def train_on(given, folder, model, **groups):
 def test_prompts_that_cannot_be_asked(model, tmp_path):
     small = model_folder(tmp_path / "small", context=8)
     long = Prompt(id="train.jsonl:3", content="eight ab")
-    with pytest.raises(DataError, match="train.jsonl:3: the prompt has 8 tokens, but .* takes 8"):
+    with pytest.raises(DataError, match=r"train.jsonl:3: the prompt has 8 tokens, but .* takes 8"):
         train_on([long], tmp_path / "run", small)
-    with pytest.raises(DataError, match="train.jsonl:4: the prompt has no tokens"):
+    with pytest.raises(DataError, match=r"train.jsonl:4: the prompt has no tokens"):
         train_on([Prompt(id="train.jsonl:4", content="")], tmp_path / "run", model)
     with pytest.raises(DataError, match="no prompts"):
         train_on([], tmp_path / "run", model)
@@ -224,13 +225,17 @@ def test_too_many_broken_judgements_stop_the_run(model, tmp_path):
 
 def test_a_few_broken_judgements_take_no_part(model, tmp_path):
     def picky(completions):
-        if any(text.startswith("b") for text in completions):
-            raise ValueError("b")
+        if any(text[:1] in "bcdefgh" for text in completions):
+            raise ValueError("early in the alphabet")
         return [float(len(text)) for text in completions]
 
-    groups = {"reward": {"max_broken_fraction": 1.0}}
-    run_rl(tmp_path / "run", model, judge=picky, **groups)
-    assert any(line["broken_fraction"] > 0 for line in metrics(tmp_path / "run"))
+    run = run_rl(tmp_path / "run", model, judge=picky, reward={"max_broken_fraction": 1.0})
+    assert 0 < metrics(tmp_path / "run")[0]["broken_fraction"] < 1
+    table = run.rollout_table(1).to_pylist()
+    for row in table:
+        assert (row["advantage"] is None) == (row["faults"] != "[]") == (row["reward"] is None)
+    kept = [row["reward"] for row in table if row["reward"] is not None]
+    assert metrics(tmp_path / "run")[0]["reward"] == pytest.approx(sum(kept) / len(kept))
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo", "reinforce"])
@@ -264,7 +269,7 @@ def refused(kind=RlConfig, **groups):
     [
         ({"run": {"completions_per_round": 12}}, "must be a multiple of algorithm.group_size (8)"),
         ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "more than the 2 prompts of a round"),
-        ({"algorithm": "gpro"}, "algorithm.name: no algorithm 'gpro'. Did you mean 'grpo'?"),
+        ({"algorithm": "drgrpo"}, "algorithm.name: no algorithm 'drgrpo'. Did you mean 'dr_grpo'?"),
         ({"algorithm": {"name": "grpo", "clip_hihg": 0.3}}, "Did you mean 'algorithm.clip_high'?"),
         ({"algorithm": {"name": "grpo", "group_size": 1}}, "algorithm"),
         ({"optimiser": {"lr": 0.1}}, "optimiser.lr: no such setting."),
@@ -301,7 +306,7 @@ def test_every_problem_is_named_at_once():
 def test_a_plain_file_needs_a_reward(model, tmp_path):
     (tmp_path / "d.jsonl").write_text('{"prompt": "x"}\n')
     config = parse(RlConfig, rl_values(tmp_path / "run", model, data={"source": str(tmp_path / "d.jsonl")}))
-    with pytest.raises(ConfigError, match="bring no reward of their own. Name one") as error:
+    with pytest.raises(ConfigError, match=r"bring no reward of their own. Name one") as error:
         train_rl(config, console=quiet())
     assert "exact_match" in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -103,7 +103,7 @@ def test_long_prompts_are_left_out_or_an_error(model, tmp_path):
     with pytest.raises(DataError, match="no example is left: all 3 prompts are longer than 2 tokens"):
         train_sft(none, examples=given, console=quiet())
     small = model_folder(tmp_path / "small", context=16)
-    with pytest.raises(DataError, match="long: the example has 32 tokens, but .* takes 16") as error:
+    with pytest.raises(DataError, match=r"long: the example has 32 tokens, but .* takes 16") as error:
         train_sft(config(tmp_path / "over", small), examples=given, console=quiet())
     assert "data.max_prompt_tokens" in str(error.value)
     assert not (tmp_path / "over").exists()  # a mistake leaves no folder behind

@@ -41,8 +41,8 @@ class ModelConfig(Settings):
     """A Jinja chat template instead of the tokenizer's own."""
 
 
-class DataConfig(Settings):
-    """Prompts or examples. `data: train.jsonl` is short for `data: {source: train.jsonl}`."""
+class SourceConfig(Settings):
+    """Rows, and where they come from."""
 
     source: str
     """A .jsonl, .json, .parquet or .csv file, a task such as reasoning_gym:chain_sum, or a datasets name."""
@@ -52,16 +52,23 @@ class DataConfig(Settings):
     """Use this many rows; for a generated task, make this many (1000 if unset)."""
     seed: int = 0
     """Seed of a generated task."""
+
+    @model_validator(mode="after")
+    def _only_tasks_are_seeded(self) -> SourceConfig:
+        if "seed" in changed_settings(self) and not self.source.startswith(GENERATED):
+            raise ValueError(f"seed would have no effect: {self.source} is not generated. Leave it out")
+        return self
+
+
+class DataConfig(SourceConfig):
+    """Prompts or examples. `data: train.jsonl` is short for `data: {source: train.jsonl}`."""
+
     system_prompt: str | None = None
     """A system message before every prompt."""
     max_prompt_tokens: int | None = Field(None, ge=1)
     """Leave out longer prompts, and say how many. Unset: a prompt that does not fit the model is an error."""
-
-    @model_validator(mode="after")
-    def _only_tasks_are_seeded(self) -> DataConfig:
-        if "seed" in changed_settings(self) and not self.source.startswith(GENERATED):
-            raise ValueError(f"seed would have no effect: {self.source} is not generated. Leave it out")
-        return self
+    exclude: tuple[SourceConfig, ...] = ()
+    """Leave out rows that ask what one of these asks: problems that are held out for measuring."""
 
 
 class RewardFunctionConfig(Settings):
@@ -171,7 +178,7 @@ class SftOptimiserConfig(OptimiserConfig):
 
 
 class EvalConfig(Settings):
-    """Held-out problems. With a generated task they are made from another seed, less those trained on."""
+    """Held-out problems. With a generated task they are made from another seed. None of them is trained on."""
 
     source: str | None = None
     """Where they come from; data.source if unset (generated tasks only)."""
@@ -305,8 +312,6 @@ class EvaluationConfig(Config):
     """Seed of sampling."""
     max_batch: int = Field(128, ge=1)
     """Most answers sampled at once."""
-    exclude: tuple[DataConfig, ...] = ()
-    """Leave out problems that also occur in these sources, e.g. those that were trained on."""
     output: Path | None = None
     """Write every answer and its judgement to this Parquet file."""
 

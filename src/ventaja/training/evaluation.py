@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import comb
 from statistics import fmean
 
-from ventaja.environments import Environment, SingleTurn, default_rewards, load_prompts, load_reward
+from ventaja.environments import Environment, SingleTurn, default_rewards, load_reward
 from ventaja.environments import Reward as RewardSpec
-from ventaja.errors import DataError, RewardError
+from ventaja.errors import RewardError
 from ventaja.models import load_policy
 from ventaja.records import Group, Prompt, StopReason, write_groups
 from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_groups
-from ventaja.training.config import DataConfig, EvaluationConfig, RewardConfig
+from ventaja.training.config import EvaluationConfig, RewardConfig
+from ventaja.training.data import training_prompts
 from ventaja.training.prompts import render_all
 
 FULL_MARKS = 1.0
@@ -52,31 +53,10 @@ def load_rewards(config: RewardConfig, source: str) -> tuple[RewardSpec, ...]:
     return tuple(load_reward(f.function, options=f.options, weight=f.weight) for f in config.functions)
 
 
-def load_data(config: DataConfig) -> list[Prompt]:
-    """The prompts that a data config names."""
-    return load_prompts(
-        config.source,
-        options=config.options,
-        size=config.size,
-        seed=config.seed,
-        system_prompt=config.system_prompt,
-    )
-
-
-def unseen(prompts: Sequence[Prompt], seen: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that ask something that none of `seen` asks."""
-    asked = {repr(prompt.content) for prompt in seen}
-    return [prompt for prompt in prompts if repr(prompt.content) not in asked]
-
-
 def evaluate(config: EvaluationConfig) -> Evaluation:
     """Load the model and the problems, and measure."""
     rewards = load_rewards(config.reward, config.data.source)
-    prompts = load_data(config.data)
-    for trained_on in config.exclude:
-        prompts = unseen(prompts, load_data(trained_on))
-    if not prompts:
-        raise DataError("no problem is left: all of them also occur in `exclude`. Raise data.size.")
+    prompts = training_prompts(config.data)
     environment = SingleTurn(
         prompts=prompts,
         rewards=rewards,

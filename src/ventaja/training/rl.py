@@ -22,9 +22,10 @@ from ventaja.rollouts import Engine, Interrupted, LocalEngine, has_spread, sampl
 from ventaja.tracking import RL_COLUMNS, Run
 from ventaja.training.batch import Batch, scores_table
 from ventaja.training.checkpoint import Checkpoint
-from ventaja.training.config import GENERATED, DataConfig, RlConfig
+from ventaja.training.config import GENERATED, RlConfig, SourceConfig
 from ventaja.training.credit import RunningMean, assign_advantages, reward_table
-from ventaja.training.evaluation import load_data, load_rewards, measure, unseen
+from ventaja.training.data import prompts_of, training_prompts, unseen
+from ventaja.training.evaluation import load_rewards, measure
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import render_all, shuffled
@@ -95,14 +96,17 @@ class RlLoop:
         self.algorithm = config.algorithm.resolve()
         self.prompts_per_round = config.run.completions_per_round // self.algorithm.group_size
         rewards = rewards or load_rewards(config.reward, config.data.source)
-        prompts = prompts if prompts is not None else load_data(config.data)
+        prompts = prompts if prompts is not None else training_prompts(config.data)
+        held_out = _held_out(config)
+        prompts = unseen(prompts, held_out)
+        if held_out and not prompts:
+            raise ConfigError("eval: every prompt is also held out, so none is left to train on.")
         self.environment: Environment = SingleTurn(
             prompts=prompts,
             rewards=rewards,
             timeout=config.reward.timeout,
             max_broken_fraction=config.reward.max_broken_fraction,
         )
-        held_out = _held_out(config, prompts) if config.eval.every else []
         self.session = Session(config, command=command)
         self.policy = self.session.policy
         self.reference = self._load_reference() if self.algorithm.needs_reference else None
@@ -409,26 +413,26 @@ class RlLoop:
         self.progress.sample(text, group.completions[0].text, group.judgements[0].reward)
 
 
-def _held_out(config: RlConfig, training: Sequence[Prompt]) -> list[Prompt]:
-    """Problems for evaluation, without any that is also trained on."""
+def _held_out(config: RlConfig) -> list[Prompt]:
+    """The problems that are measured during training, if any are."""
     e = config.eval
+    if e.every is None:
+        return []
     source = e.source or config.data.source
-    if not source.startswith(GENERATED) and e.source is None:
+    is_generated = source.startswith(GENERATED)
+    if e.source is None and not is_generated:
         raise ConfigError(
             "eval.source: must be set to measure on held-out problems: only generated tasks can make their own."
         )
-    options = config.data.options if e.options is None else e.options
-    seed = {"seed": e.seed} if source.startswith(GENERATED) else {}
-    data = DataConfig(
-        source=source, options=options, size=e.size, system_prompt=config.data.system_prompt, **seed
+    return prompts_of(
+        SourceConfig(
+            source=source,
+            options=config.data.options if e.options is None else e.options,
+            size=e.size,
+            **({"seed": e.seed} if is_generated else {}),
+        ),
+        system_prompt=config.data.system_prompt,
     )
-    held_out = unseen(load_data(data), training)
-    if not held_out:
-        raise ConfigError(
-            f"eval.source: every problem of {source} is also trained on, so none is left to measure on. Give "
-            "other problems, or for a generated task another eval.seed."
-        )
-    return held_out
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ventaja.environments import load_examples
 from ventaja.errors import DataError
 from ventaja.functional import token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
@@ -15,6 +14,7 @@ from ventaja.records import Example
 from ventaja.tracking import SFT_COLUMNS, Run
 from ventaja.training.batch import Batch
 from ventaja.training.config import SftConfig
+from ventaja.training.data import training_examples
 from ventaja.training.objective import supervised_objective
 from ventaja.training.prompts import shuffled
 from ventaja.training.session import Session
@@ -30,14 +30,7 @@ def train_sft(
 ) -> Run:
     """Train as the config says and return the run; `examples` stand in for the config's data."""
     if examples is None:
-        data = config.data
-        examples = load_examples(
-            data.source,
-            options=data.options,
-            size=data.size,
-            seed=data.seed,
-            system_prompt=data.system_prompt,
-        )
+        examples = training_examples(config.data)
     session = Session(config, command=command)
     tokenized, left_out = _tokenize(session.policy, examples, config)
     run = config.run

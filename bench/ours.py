@@ -1,0 +1,229 @@
+"""Ventaja on the workload, beside transformers' own way of doing the same, in one process and alternating."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from workload import ANSWERS, LEARNING_RATE, MAX_TOKENS, PROMPTS, Timer, emit, questions, spread_reward
+
+from ventaja.models import Bundle, Policy, load_policy, pack_row, render_prompt
+from ventaja.models.layout import PackedRow
+from ventaja.models.memory import keep_freed_memory
+from ventaja.records import Prompt
+from ventaja.rollouts import LocalEngine, Request, Sampling
+
+
+def prompt_ids(policy: Policy) -> list[tuple[int, ...]]:
+    prompts = [Prompt(id=str(i), content=tuple(q)) for i, q in enumerate(questions())]  # type: ignore[arg-type]
+    return [render_prompt(policy.tokenizer, prompt) for prompt in prompts]
+
+
+def sampling(repeats: int) -> None:
+    """Tokens per second of the local engine and of transformers' generate: 64 answers of exactly 32 tokens."""
+    policy, plain = load_policy("smollm2-135m"), load_policy("smollm2-135m")
+    policy.eos_ids = frozenset()  # every answer has its full length, so that both do the same work
+    engine = LocalEngine(policy)
+    ids = prompt_ids(policy)
+    plain.causal_lm.set_attn_implementation("sdpa")
+    model: Any = plain.causal_lm
+    tokenizer = plain.tokenizer
+    tokenizer.padding_side = "left"
+    texts = [tokenizer.decode(i) for i in ids for _ in range(ANSWERS)]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    tokens = PROMPTS * ANSWERS * MAX_TOKENS
+    ours, theirs = [], []
+    for repeat in range(repeats + 1):
+        requests = [Request(prompt_ids=i, count=ANSWERS, seed=(repeat, p)) for p, i in enumerate(ids)]
+        with Timer() as timer:
+            engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
+        ours.append(tokens / timer.seconds)
+        with torch.inference_mode(), Timer() as timer:
+            model.generate(
+                **inputs, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+                min_new_tokens=MAX_TOKENS, max_new_tokens=MAX_TOKENS,
+            )  # fmt: skip
+        theirs.append(tokens / timer.seconds)
+    emit(ours=ours[1:], theirs=theirs[1:])
+
+
+def sample_row(policy: Policy) -> PackedRow:
+    """The workload's prompts with answers of about 22 tokens on average, sampled once."""
+    engine = LocalEngine(policy)
+    requests = [Request(prompt_ids=i, count=ANSWERS, seed=(0, p)) for p, i in enumerate(prompt_ids(policy))]
+    groups = engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
+    return pack_row(
+        [
+            Bundle(prompt_ids=r.prompt_ids, answers=[c.token_ids for c in group])
+            for r, group in zip(requests, groups, strict=True)
+        ]
+    )
+
+
+def training(repeats: int) -> None:
+    """Forward and backward of 64 answers: packed, and padded with repeated prompts."""
+    policy = load_policy("smollm2-135m")
+    row = sample_row(policy)
+
+    def one_pass(score: Any) -> tuple[float, float]:
+        with Timer() as timer:
+            loss = score(row).logprob_M.mean()
+            loss.backward()
+        policy.module.zero_grad()
+        return timer.seconds, float(loss)
+
+    packed, padded = [], []
+    for _ in range(repeats + 1):
+        packed.append(one_pass(policy.score))
+        padded.append(one_pass(policy.score_padded))
+    head = policy.head.linear.weight.numel()
+    body = sum(p.numel() for p in policy.causal_lm.parameters()) - head
+    emit(
+        packed=[s for s, _ in packed[1:]],
+        padded=[s for s, _ in padded[1:]],
+        losses=[packed[0][1], padded[0][1]],
+        tokens=row.tokens,
+        targets=row.target_M.numel(),
+        flop=6 * (body * row.tokens + head * row.target_M.numel()),
+        peak=matrix_peak(),
+    )
+
+
+def matrix_peak() -> float:
+    """Matrix products' FLOP/s in bfloat16, the best of some shapes that the model has or could have."""
+    best = 0.0
+    for m, k, n in ((2048, 576, 1536), (2048, 1536, 2048), (4096, 4096, 4096)):
+        a, b = torch.randn(m, k).bfloat16(), torch.randn(k, n).bfloat16()
+        seconds = []
+        for _ in range(12):
+            with Timer() as timer:
+                a @ b
+            seconds.append(timer.seconds)
+        best = max(best, 2 * m * k * n / median(seconds[2:]))
+    return best
+
+
+def rounds(repeats: int, algorithm_skip: bool) -> None:
+    """Whole GRPO rounds, as `ventaja.rl` runs them."""
+    import ventaja
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        scores = spread_reward(completion_ids)
+        if algorithm_skip:  # half of the groups have equal rewards, as in a run that goes well
+            scores = [0.0 if (i // ANSWERS) % 2 else score for i, score in enumerate(scores)]
+        return scores
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = ventaja.rl(
+            model="smollm2-135m",
+            prompts=questions(),
+            reward=reward,
+            algorithm={"name": "grpo", "kl": "none", "group_size": ANSWERS},
+            rounds=repeats + 1,
+            folder=Path(folder) / "run",
+            sampling={"max_tokens": MAX_TOKENS},
+            optimiser={"learning_rate": LEARNING_RATE},
+            run={"completions_per_round": PROMPTS * ANSWERS, "trackers": []},
+        )
+        parts = {n: run.column(f"seconds/{n}")[1:] for n in ("sampling", "judging", "training")}
+        skipped = run.column("frac_reward_zero_std")[1:]
+    emit(seconds=[sum(s) for s in zip(*parts.values(), strict=True)], parts=parts, skipped=skipped)
+
+
+def same_loss(samples: Path) -> None:
+    """Our loss on the very samples of the peer's first loss, with the same weights."""
+    seen = load_file(samples)
+    policy = load_policy("smollm2-135m")
+    loss = 0.0
+    sequences = zip(
+        *(seen[n] for n in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")), strict=True
+    )
+    count = len(seen["prompt_ids"])
+    with torch.no_grad():
+        for (prompt, prompt_mask, answer, answer_mask), advantage in zip(
+            sequences, seen["advantages"], strict=True
+        ):
+            row = pack_row(
+                [
+                    Bundle(
+                        prompt_ids=prompt[prompt_mask.bool()].tolist(),
+                        answers=[answer[answer_mask.bool()].tolist()],
+                    )
+                ]
+            )
+            logprob_M = policy.score(row).logprob_M
+            ratio = (logprob_M - logprob_M.detach()).exp()
+            loss -= float((ratio * advantage).mean()) / count
+    emit(ours=loss, theirs=float(seen["loss"][0]))
+
+
+def growth() -> None:
+    """Tokens per second over answers per prompt, prompt length and answer length, with a small random Llama."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from ventaja.models.catalog import packaged_model
+
+    tokenizer = AutoTokenizer.from_pretrained(packaged_model("smollm2-135m"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=True,
+    )  # fmt: skip
+    policy = Policy(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, name="small")
+    policy.eos_ids = frozenset()
+    engine = LocalEngine(policy)
+    points = [("answers per prompt", 64, g, 32) for g in (4, 16, 64)]
+    points += [("prompt length", length, 16, 32) for length in (64, 512, 2048)]
+    points += [("answer length", 64, 16, length) for length in (32, 256, 1024)]
+    results = []
+    for axis, prompt, answers, length in points:
+        generator = torch.Generator().manual_seed(1)
+        ids = [
+            torch.randint(3, 40000, (prompt,), generator=generator).tolist()
+            for _ in range(max(1, 64 // answers))
+        ]
+        requests = [Request(prompt_ids=tuple(i), count=answers, seed=(p,)) for p, i in enumerate(ids)]
+        sampled, trained = [], []
+        for _ in range(3):
+            with Timer() as timer:
+                groups = engine.sample(requests, Sampling(max_tokens=length))
+            sampled.append(len(ids) * answers * length / timer.seconds)
+            with Timer() as timer:
+                for request, group in zip(requests, groups, strict=True):
+                    row = pack_row(
+                        [Bundle(prompt_ids=request.prompt_ids, answers=[c.token_ids for c in group])]
+                    )
+                    policy.score(row).logprob_M.mean().backward()
+            trained.append(len(ids) * (prompt + answers * length) / timer.seconds)
+        results.append([axis, prompt, answers, length, median(sampled), median(trained)])
+    emit(points=results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "what", choices=["sampling", "training", "round", "round-skipping", "same-loss", "growth"]
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=Path)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    Console(stderr=True).print(f"ventaja: {arguments.what}")
+    if arguments.what == "same-loss":
+        same_loss(arguments.samples)
+    elif arguments.what == "growth":
+        growth()
+    elif arguments.what.startswith("round"):
+        rounds(arguments.repeats, arguments.what == "round-skipping")
+    else:
+        {"sampling": sampling, "training": training}[arguments.what](arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
