@@ -15,6 +15,7 @@ import torch
 from ventaja.errors import ModelError
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.policy import Policy
+from ventaja.models.quiet import without_progress_bars
 from ventaja.settings import LoraSettings, Precision
 
 
@@ -96,7 +97,8 @@ def load_policy(
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
     try:
-        module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
+        with without_progress_bars():
+            module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
     if chat_template is not None:

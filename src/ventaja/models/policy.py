@@ -18,6 +18,7 @@ from ventaja.models.group_attention import GroupAttention
 from ventaja.models.head import LogitHead
 from ventaja.models.layout import PackedRow
 from ventaja.models.padded import padded_hidden
+from ventaja.models.quiet import without_progress_bars
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class Policy:
         own = {name: p.data for name, p in self.module.named_parameters() if name in (weights or {})}
         try:
             self._set_weights(weights or {})
-            self.module.save_pretrained(folder)
+            with without_progress_bars():
+                self.module.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         finally:
             self._set_weights(own)

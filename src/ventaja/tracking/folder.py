@@ -108,9 +108,11 @@ class RunFolder:
         return sorted(_numbered(self.rollouts_path, r"round-(\d+)\.parquet"))
 
     def checkpoints(self) -> dict[int, Path]:
-        """Finished checkpoints by number, ascending: the folders whose name ends in a number."""
-        # Half-made ones begin with a dot until they are renamed.
-        found = _numbered(self.checkpoints_path, r"[^.].*?(\d+)|(\d+)")
+        """Finished checkpoints by number, ascending: the folders whose name is a number.
+
+        Half-made ones begin with a dot; a copy that somebody gave another name is theirs and is left alone.
+        """
+        found = _numbered(self.checkpoints_path, r"(\d+)")
         return {number: found[number] for number in sorted(found) if found[number].is_dir()}
 
     def config(self) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Round:
     number: int
     groups: list[Group]
     batch: Batch
+    sampled: dict[str, float]
+    """Metrics of all that was sampled, groups that dynamic sampling replaced included."""
     reports: list[UpdateReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -146,7 +148,7 @@ class RlLoop:
         seconds: dict[str, float] = {}
         taken = self.state.prompts_taken
         try:
-            groups = self._collect(seconds)
+            groups, replaced = self._collect(seconds)
         except Interrupted:
             self.state.prompts_taken = taken
             self._checkpoint()
@@ -154,7 +156,8 @@ class RlLoop:
         self.progress.phase("training")
         with _timed(seconds, "training"):
             batch = self._credit(groups)
-        self.round_in_progress = Round(number, groups, batch, seconds=seconds)
+        sampled = rollout_metrics([*groups, *replaced])
+        self.round_in_progress = Round(number, groups, batch, sampled, seconds=seconds)
         return self.round_in_progress
 
     def updates(self, round_: Round) -> Iterator[int]:
@@ -167,6 +170,9 @@ class RlLoop:
         algorithm, batch = self.algorithm, round_.batch
         with _timed(round_.seconds, "training"):
             sequences = self._minibatch(round_, index)
+            if not sequences:  # fewer groups than minibatches: nothing to learn from, and no step without it
+                round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
+                return
             is_action = torch.zeros_like(batch.is_action_ST)
             is_action[sequences] = batch.is_action_ST[sequences]
             weight_ST = token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens)
@@ -190,7 +196,7 @@ class RlLoop:
 
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
-        metrics = rollout_metrics(round_.groups) | update_metrics(round_.reports)
+        metrics = round_.sampled | update_metrics(round_.reports)
         if self._is_measured(round_.number):
             metrics |= self._measure()
         if self.reference is not None:
@@ -211,8 +217,8 @@ class RlLoop:
 
     # Their parts ----------------------------------------------------------------------------------------
 
-    def _collect(self, seconds: dict[str, float]) -> list[Group]:
-        """Judged groups for one round; with dynamic sampling, only such as have differing rewards."""
+    def _collect(self, seconds: dict[str, float]) -> tuple[list[Group], list[Group]]:
+        """Judged groups for one round, and those that dynamic sampling replaced for their equal rewards."""
         kept: list[Group] = []
         wanted = self.prompts_per_round
         budget = wanted
@@ -225,7 +231,7 @@ class RlLoop:
             asked += count
             groups = self._sample_and_judge(count, seconds)
             if not self.algorithm.dynamic_sampling:
-                return groups
+                return groups, []
             kept += [group for group in groups if has_spread(group)]
             uniform += [group for group in groups if not has_spread(group)]
         if not kept:
@@ -233,8 +239,8 @@ class RlLoop:
                 f"dynamic sampling: all {asked} groups had equal rewards, so this round teaches nothing. The "
                 "task is too easy or too hard for now."
             )
-            return uniform[:wanted]
-        return kept
+            return uniform[:wanted], uniform[wanted:]
+        return kept, uniform
 
     def _sample_and_judge(self, count: int, seconds: dict[str, float]) -> list[Group]:
         seed, taken = self.config.run.seed, self.state.prompts_taken
@@ -340,6 +346,7 @@ class RlLoop:
         state = asdict(self.state)
         if round_ is not None:
             state["round"] = {
+                "sampled": round_.sampled,
                 "reports": [asdict(report) for report in round_.reports],
                 "seconds": round_.seconds,
             }
@@ -365,6 +372,7 @@ class RlLoop:
                 self.state.rounds_done + 1,
                 groups,
                 batch,
+                saved["round"]["sampled"],
                 reports=[UpdateReport(**report) for report in saved["round"]["reports"]],
                 seconds=saved["round"]["seconds"],
             )

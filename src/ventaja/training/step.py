@@ -28,6 +28,11 @@ class UpdateReport:
     means: dict[str, float] = field(default_factory=dict)
     """Means over tokens of whatever the objective reports."""
 
+    @classmethod
+    def empty(cls, learning_rate: float) -> UpdateReport:
+        """Of a minibatch without samples, which makes no step."""
+        return cls(loss=0.0, grad_norm=0.0, learning_rate=learning_rate, tokens=0)
+
 
 def update(
     policy: Policy,
