@@ -51,7 +51,7 @@ def page(outcomes: dict[int, Outcome], seconds: dict[int, float]) -> str:
         "",
         f"SmolLM2-135M-Instruct learns `chain_sum` (two terms of one or two digits): {read('sft.yaml')['run']['updates']} "
         f"supervised steps of {read('sft.yaml')['run']['batch_size']} examples, then {rl['run']['rounds']} rounds of "
-        f"{rl['algorithm'].upper()} with {rl['run']['completions_per_round']} answers each. Accuracy is the share of "
+        f"{rl['algorithm']['name'].upper()} with {rl['run']['completions_per_round']} answers each. Accuracy is the share of "
         f"answers with full marks on {first.base.problems} held-out problems, none of which was trained on: "
         f"{read('eval.yaml')['samples']} sampled answers each at temperature 1, and one greedy answer.",
         "",
