@@ -198,7 +198,30 @@ def test_prompts_that_cannot_be_asked(model, tmp_path):
 def test_rewards_of_the_wrong_form(judge, message, model, tmp_path):
     with pytest.raises(RewardError, match=message):
         run_rl(tmp_path / "run", model, judge=judge)
-    assert names(tmp_path / "run" / "checkpoints") == []
+    assert (
+        names(tmp_path / "run" / "checkpoints") == []
+    )  # nothing was learnt yet, so there is nothing to keep
+
+
+def test_an_error_in_a_late_round_loses_nothing(model, tmp_path):
+    calls = []
+
+    def fails_in_round_3(completions):
+        calls.append(len(completions))
+        return [float("nan")] * len(completions) if len(calls) == 3 else [float(len(t)) for t in completions]
+
+    def right(completions):
+        return [float(len(text)) for text in completions]
+
+    run = {"rounds": 4, "checkpoint_every": None, "trackers": [], "completions_per_round": 16}
+    folders = {name: str(tmp_path / name) for name in ("broken", "whole")}
+    with pytest.raises(RewardError, match="nan"):
+        run_rl(tmp_path / "broken", model, judge=fails_in_round_3, run={**run, "folder": folders["broken"]})
+    assert names(tmp_path / "broken" / "checkpoints") == ["000002"]
+    run_rl(tmp_path / "broken", model, judge=right, run={**run, "folder": folders["broken"], "resume": True})
+    run_rl(tmp_path / "whole", model, judge=right, run={**run, "folder": folders["whole"]})
+    rewards = [[line["reward"] for line in metrics(tmp_path / name)] for name in folders]
+    assert rewards[0] == rewards[1]
 
 
 def test_too_many_broken_judgements_stop_the_run(model, tmp_path):

@@ -113,7 +113,7 @@ def test_minibatches_are_whole_groups_and_each_sample_has_its_turn_once_per_epoc
     made = loop(tmp_path / "run", model, algorithm={"name": "ppo", "group_size": 2, "minibatches": 3})
     round_ = made.begin(1)
     group_S = round_.batch.group_S
-    epochs = [[made._minibatch(round_, 3 * epoch + part) for part in range(3)] for epoch in range(2)]
+    epochs = [[made._minibatch(1, round_.batch, 3 * epoch + part) for part in range(3)] for epoch in range(2)]
     for parts in epochs:
         assert sorted(s for part in parts for s in part) == list(range(16))
         assert {len(part) for part in parts} <= {4, 6}  # eight groups of two in three parts

@@ -104,10 +104,17 @@ class Algorithm:
             raise ValueError(
                 "dynamic_sampling drops groups whose rewards are all equal: group_size must be ≥ 2"
             )
+        if self.scale == "batch_std" and self.baseline in {"constant", "running_mean", "batch_mean"}:
+            raise ValueError(
+                f"scale batch_std centres the advantages itself, so baseline {self.baseline} would have no effect: "
+                "set baseline to none, or scale to none"
+            )
         if self.uses_clip and self.ratio == "none":
             raise ValueError(f"surrogate {self.surrogate} clips a ratio: set ratio to token or sequence")
-        if self.clip_low < 0 or self.clip_high < 0:
-            raise ValueError("clip_low and clip_high must not be negative")
+        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
+            raise ValueError("clip_low must be from 0 to 1, and clip_high must not be negative")
+        if self.kl_coef < 0:
+            raise ValueError("kl_coef must not be negative")
         if self.ratio == "none" and self.updates_per_round > 1:
             raise ValueError(
                 "several updates per round (epochs × minibatches) use samples of older weights: set ratio to "
@@ -138,13 +145,13 @@ RLOO = replace(
 )  # fmt: skip
 PPO = Algorithm(
     name="ppo", paper="arXiv:1707.06347",
-    credit="to_go", baseline="batch_mean", scale="batch_std", ratio="token", surrogate="clipped",
+    credit="to_go", baseline="none", scale="batch_std", ratio="token", surrogate="clipped",
     token_weight="token_mean", kl="reward", kl_estimator="k1", kl_coef=0.05,
     epochs=2, minibatches=4,
 )  # fmt: skip
 REINFORCE_PP = replace(
     PPO, name="reinforce_pp", paper="arXiv:2501.03262",
-    baseline="none", kl_coef=0.01, epochs=1, minibatches=4,
+    kl_coef=0.01, epochs=1, minibatches=4,
 )  # fmt: skip
 GRPO = Algorithm(
     name="grpo", paper="arXiv:2402.03300",
@@ -192,12 +199,13 @@ def customised(base: Algorithm, **parts: object) -> Algorithm:
     except ValueError as error:
         raise ConfigError(explain(error, prefix="algorithm")) from error
     for name in parts:
-        if reason := _without_effect(result, name):
+        if reason := without_effect(result, name):
             raise ConfigError(f"algorithm.{name} would have no effect: {reason}")
     return result
 
 
-def _without_effect(algorithm: Algorithm, part: str) -> str | None:
+def without_effect(algorithm: Algorithm, part: str) -> str | None:
+    """Why setting `part` would change nothing in this algorithm, or None."""
     if part in {"clip_low", "clip_high"}:
         if not algorithm.uses_clip:
             return f"surrogate {algorithm.surrogate} does not clip"

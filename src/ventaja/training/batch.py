@@ -141,8 +141,11 @@ class Row:
 
 
 def scores_table(batch: Batch, score: Callable[[PackedRow], Tensor], rows: Sequence[Row]) -> Tensor:
-    """A table [S, T] of what `score` says of each target [M] of the rows."""
+    """A table [S, T] of what `score` says of each target [M] of the rows; NaN for sequences in none of them."""
     table = torch.zeros(batch.sequences, batch.longest)
+    is_scored = torch.zeros(batch.sequences, dtype=torch.bool)
     for row in rows:
+        is_scored[row.sequence_M] = True
         table[row.sequence_M, row.time_M] = score(row.packed).float().cpu()
+    table[~is_scored] = torch.nan
     return table

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 
 from ventaja.errors import ConfigError
 from ventaja.settings import LoraSettings, Precision, Sampling, Settings
-from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised
+from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
 from ventaja.training.validation import explain, nearest
 
 GENERATED = "reasoning_gym:"
@@ -146,7 +146,9 @@ def algorithm_settings(algorithm: Algorithm) -> dict[str, Any]:
     """The settings of `algorithm:` in a run file that resolve to this algorithm."""
     base = ALGORITHMS.get(algorithm.name, ALGORITHMS["grpo"])
     changed = {
-        part: getattr(algorithm, part) for part in PARTS if getattr(algorithm, part) != getattr(base, part)
+        part: getattr(algorithm, part)
+        for part in PARTS
+        if getattr(algorithm, part) != getattr(base, part) and without_effect(algorithm, part) is None
     }
     return {"name": base.name, **changed}
 
@@ -154,7 +156,7 @@ def algorithm_settings(algorithm: Algorithm) -> dict[str, Any]:
 class OptimiserConfig(Settings):
     """AdamW (arXiv:1711.05101) on float32 master weights."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, allow_inf_nan=False)
     """Highest learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes after the warm-up: stays, or falls to 0 at the run's end."""
@@ -169,11 +171,17 @@ class OptimiserConfig(Settings):
     max_tokens: int = Field(4096, ge=1)
     """Tokens in one forward and backward pass; lower needs less memory and changes nothing else."""
 
+    @model_validator(mode="after")
+    def _betas_are_fractions(self) -> OptimiserConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and less than 1, not {list(self.betas)}")
+        return self
+
 
 class SftOptimiserConfig(OptimiserConfig):
     """AdamW (arXiv:1711.05101) on float32 master weights."""
 
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, allow_inf_nan=False)
     """Highest learning rate."""
 
 
@@ -201,12 +209,12 @@ class RunConfig(Settings):
     """Everything random follows from it."""
     resume: bool = False
     """Go on from the folder's last checkpoint; begin if there is none."""
-    checkpoint_every: int | None = Field(None, ge=1)
-    """Checkpoint after every this many optimiser steps. There is always one at the end."""
+    checkpoint_every: int | None = Field(20, ge=1)
+    """Checkpoint after every this many optimiser steps; null: only at the end, and when the run is stopped."""
     keep_checkpoints: int = Field(1, ge=1)
     """Keep this many of the newest checkpoints."""
-    trackers: tuple[str, ...] = ("tensorboard",)
-    """tensorboard, wandb, trackio."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where metrics go, besides metrics.jsonl."""
 
 
 class RlRunConfig(RunConfig):
@@ -320,6 +328,15 @@ class EvaluationConfig(Config):
         if self.model.lora is not None:
             raise ValueError(
                 "model.lora would have no effect: it makes new adapters. An adapter folder is given as model.name"
+            )
+        if self.reward.truncated != "keep":
+            raise ValueError(
+                "reward.truncated would have no effect: it acts on training, and this only measures"
+            )
+        if self.sampling.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                "sampling.temperature 0 makes all samples of a problem the same. Leave it out: the greedy answer is "
+                "measured anyway"
             )
         return self
 

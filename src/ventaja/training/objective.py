@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ventaja import functional as F
@@ -48,34 +49,39 @@ class PolicyObjective:
             "approx_kl": F.approx_kl((logprob - old).detach(), is_action) * count,
         }
         if a.uses_clip and not a.is_on_policy:
-            stats["clip_ratio/low"] = count * F.clip_fraction_low(
-                log_ratio.detach(), advantage, is_action, clip_low=a.clip_low
-            )
+            # A detached clamp holds a ratio whatever its advantage's sign; PPO's only on one side.
+            below, above = (advantage, advantage)
+            if a.surrogate == "detached_clamp":
+                below, above = (-torch.ones_like(advantage), torch.ones_like(advantage))
+            held = log_ratio.detach()
+            stats["clip_ratio/low"] = count * F.clip_fraction_low(held, below, is_action, clip_low=a.clip_low)
             stats["clip_ratio/high"] = count * F.clip_fraction_high(
-                log_ratio.detach(), advantage, is_action, clip_high=a.clip_high
+                held, above, is_action, clip_high=a.clip_high
             )
-        if "ref_logprob" in columns:
+        if a.kl == "loss":
             ref_log_ratio = logprob - row.pick(columns["ref_logprob"]).to(device)
             stats["kl"] = (F.kl_k3(ref_log_ratio.detach()) * is_action).sum()
-            if a.kl == "loss":
-                loss = loss + self.kl_coef * KL_ESTIMATORS[a.kl_estimator](ref_log_ratio)
+            loss = loss + self.kl_coef * KL_ESTIMATORS[a.kl_estimator](ref_log_ratio)
         if scores.entropy_M is not None:
             stats["entropy"] = (scores.entropy_M.detach() * is_action).sum()
             loss = loss - a.entropy_coef * scores.entropy_M
         return loss, stats
 
     def _log_ratio(self, row: Row, log_ratio_M: Tensor) -> Tensor:
-        """The log-ratio that multiplies each token's advantage: its own, or one for its whole sequence."""
+        """The log-ratio that multiplies each token's advantage: its own, or its sequence's value.
+
+        A sequence's ratio keeps only each token's own gradient (GSPO-token, arXiv:2507.18071): summed over the
+        tokens with equal advantages that is the gradient of the sequence's ratio, counted once.
+        """
         if self.algorithm.ratio in {"token", "none"}:
             return log_ratio_M
-        sequences, local_M = row.sequence_M.to(log_ratio_M.device).unique(return_inverse=True)
-        table = log_ratio_M.new_zeros(len(sequences), self.batch.longest)
-        place = (local_M, row.time_M.to(log_ratio_M.device))
-        table = table.index_put(place, log_ratio_M)
-        is_action = self.batch.is_action_ST.to(log_ratio_M.device)[sequences]
-        if self.algorithm.ratio == "sequence":
-            return F.sequence_log_ratio(table, is_action)[local_M]
-        return F.trajectory_log_ratio(table, is_action)[local_M]
+        value_M = log_ratio_M.detach()
+        sequences, local_M = row.sequence_M.to(value_M.device).unique(return_inverse=True)
+        table = value_M.new_zeros(len(sequences), self.batch.longest)
+        table[local_M, row.time_M.to(value_M.device)] = value_M
+        is_action = self.batch.is_action_ST.to(value_M.device)[sequences]
+        joint = F.sequence_log_ratio if self.algorithm.ratio == "sequence" else F.trajectory_log_ratio
+        return joint(table, is_action)[local_M] + log_ratio_M - value_M
 
     def _surrogate(self, logprob: Tensor, log_ratio: Tensor, advantage: Tensor) -> Tensor:
         a = self.algorithm

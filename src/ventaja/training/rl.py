@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,13 @@ from rich.console import Console
 from torch import Tensor
 
 from ventaja.environments import Environment, Reward, SingleTurn
-from ventaja.errors import ConfigError
+from ventaja.errors import ConfigError, VentajaError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
-from ventaja.models.load import resolve_model
 from ventaja.records import Group, Prompt, StopReason, write_groups
-from ventaja.rollouts import Engine, Interrupted, LocalEngine, has_spread, sample_groups
+from ventaja.rollouts import Engine, Interrupted, LocalEngine, sample_groups
 from ventaja.tracking import RL_COLUMNS, Run
-from ventaja.training.batch import Batch, scores_table
+from ventaja.training.batch import Batch, Row, scores_table
 from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.config import GENERATED, RlConfig, SourceConfig
 from ventaja.training.credit import RunningMean, assign_advantages, reward_table
@@ -70,10 +70,10 @@ def train_rl(
     """Train as the config says and return the run.
 
     `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
-    to do next; on Ctrl-C or SIGTERM writes a checkpoint first.
+    to do next; an error, Ctrl-C or SIGTERM in the middle first writes a checkpoint to go on from.
     """
     loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
-    with loop.session.running():
+    with loop.session.running(), loop.nothing_lost():
         for number in loop.rounds():
             round_ = loop.round_in_progress or loop.begin(number)
             for index in loop.updates(round_):
@@ -119,6 +119,7 @@ class RlLoop:
             self.policy, self.environment.prompts, max_prompt_tokens=limit
         )
         self.held_out = render_all(self.policy, held_out, max_prompt_tokens=limit)[:2] if held_out else None
+        self.session.check_same_rows(self.prompt_ids)
         self.state = State(kl_coef=self.algorithm.kl_coef)
         self.round_in_progress: Round | None = None
         if self.session.checkpoint:
@@ -149,14 +150,17 @@ class RlLoop:
         taken = self.state.prompts_taken
         try:
             groups, replaced = self._collect(seconds)
+            sampled = rollout_metrics([*groups, *replaced])
+            self.progress.phase("training")
+            with _timed(seconds, "training"):
+                batch = self._credit(number, groups, sampled)
         except Interrupted:
             self.state.prompts_taken = taken
             self._checkpoint()
             self.session.stop()
-        self.progress.phase("training")
-        with _timed(seconds, "training"):
-            batch = self._credit(groups)
-        sampled = rollout_metrics([*groups, *replaced])
+        except BaseException:
+            self.state.prompts_taken = taken
+            raise
         self.round_in_progress = Round(number, groups, batch, sampled, seconds=seconds)
         return self.round_in_progress
 
@@ -168,23 +172,19 @@ class RlLoop:
     def update(self, round_: Round, index: int) -> None:
         """One optimiser step on one minibatch, then a checkpoint if one is due."""
         algorithm, batch = self.algorithm, round_.batch
+        members = self._minibatch(round_.number, batch, index)
+        if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
+            round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
+            return
         with _timed(round_.seconds, "training"):
-            sequences = self._minibatch(round_, index)
-            if not sequences:  # fewer groups than minibatches: nothing to learn from, and no step without it
-                round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
-                return
             is_action = torch.zeros_like(batch.is_action_ST)
-            is_action[sequences] = batch.is_action_ST[sequences]
-            weight_ST = token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens)
-            if algorithm.kl != "loss" and not algorithm.entropy_coef:
-                changes = (batch.columns["advantage"] != 0).any(dim=1)
-                sequences = [s for s in sequences if changes[s]]
+            is_action[members] = batch.is_action_ST[members]
             report = update(
                 self.policy,
                 self.optimiser,
-                batch.rows(sequences, max_tokens=self.config.optimiser.max_tokens),
+                self._rows(batch, members),
                 PolicyObjective(algorithm, batch, self.state.kl_coef),
-                weight_ST,
+                token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
             )
@@ -201,19 +201,37 @@ class RlLoop:
             metrics |= self._measure()
         if self.reference is not None:
             metrics["kl_coef"] = self.state.kl_coef
-            if "kl" in metrics:
-                self._adapt_kl(metrics["kl"])
-        if "reward" in metrics:
-            self.state.running = self.state.running.update(metrics["reward"])
-        tokens = sum(len(c) for group in round_.groups for c in group.completions)
+        tokens = metrics["completions/mean_length"] * metrics["samples"]
         metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
         metrics["tokens_per_second"] = tokens / sum(round_.seconds.values())
         self._write_rollouts(round_)
         self.session.record(round_.number, metrics)
         self._show_sample(round_.groups)
+        if "kl" in metrics:
+            self._adapt_kl(metrics["kl"])
+        if "reward" in metrics:
+            self.state.running = self.state.running.update(metrics["reward"])
         self.state.rounds_done = round_.number
         self.round_in_progress = None
         self.session.pause(self._checkpoint, last=round_.number == self.config.run.rounds)
+
+    @contextmanager
+    def nothing_lost(self) -> Iterator[None]:
+        """If an error ends the run, write a checkpoint of the last state that was whole, then let it pass on."""
+        try:
+            yield
+        except VentajaError as error:
+            if self.optimiser.updates == 0:
+                raise
+            try:
+                self._checkpoint()
+                self.progress.note(
+                    "The work so far is in a checkpoint. Mend what is wrong, then go on with "
+                    f"--run.folder {self.session.folder.path} --run.resume true"
+                )
+            except VentajaError as second:
+                self.progress.note(f"No checkpoint could be written: {second}")
+            raise error
 
     # Their parts ----------------------------------------------------------------------------------------
 
@@ -232,8 +250,8 @@ class RlLoop:
             groups = self._sample_and_judge(count, seconds)
             if not self.algorithm.dynamic_sampling:
                 return groups, []
-            kept += [group for group in groups if has_spread(group)]
-            uniform += [group for group in groups if not has_spread(group)]
+            for group in groups:
+                (kept if self._teaches(group) else uniform).append(group)
         if not kept:
             self.progress.note(
                 f"dynamic sampling: all {asked} groups had equal rewards, so this round teaches nothing. The "
@@ -261,9 +279,19 @@ class RlLoop:
         with _timed(seconds, "judging"):
             return self.environment.judge(groups)
 
-    def _credit(self, groups: list[Group]) -> Batch:
-        """The round's samples with the columns that its updates need."""
-        algorithm = self.algorithm
+    def _teaches(self, group: Group) -> bool:
+        """True if the answers that take part differ in their reward, penalties included."""
+        how = self.config.reward
+        rewards = {
+            judgement.reward - (how.truncation_penalty or 0.0) * (completion.stop is StopReason.LENGTH)
+            for completion, judgement in zip(group.completions, group.judgements, strict=True)
+            if judgement.is_valid and not (how.truncated == "mask" and completion.stop is StopReason.LENGTH)
+        }
+        return len(rewards) > 1
+
+    def _credit(self, number: int, groups: list[Group], sampled: dict[str, float]) -> Batch:
+        """The round's samples with the columns that its updates need; a KL in the reward joins the metrics."""
+        algorithm, how = self.algorithm, self.config.reward
         batch = Batch.of_groups(groups)
         valid = [
             completion
@@ -271,45 +299,59 @@ class RlLoop:
             for completion, judgement in zip(group.completions, group.judgements, strict=True)
             if judgement.is_valid
         ]
-        if self.config.reward.truncated == "mask":
+        if how.truncated == "mask":
             truncated = torch.tensor([c.stop is StopReason.LENGTH for c in valid], dtype=torch.bool)
             batch.is_action_ST[truncated] = False
-        if not algorithm.is_on_policy or algorithm.kl == "reward":
-            batch.columns["old_logprob"] = self._scores(batch, self.policy)
-        if self.reference is not None:
-            batch.columns["ref_logprob"] = self._reference_scores(batch, self.reference)
-        reward_ST = reward_table(
-            groups, batch, truncation_penalty=self.config.reward.truncation_penalty or 0.0
-        )
-        if algorithm.kl == "reward":
-            estimate = kl_k1 if algorithm.kl_estimator == "k1" else kl_k3
-            kl_ST = estimate(batch.columns["old_logprob"] - batch.columns["ref_logprob"])
-            reward_ST -= self.state.kl_coef * kl_ST
-        batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
         batch.columns["sampler_logprob"] = batch.table([c.logprobs for c in valid])
+        reward_ST = reward_table(groups, batch, truncation_penalty=how.truncation_penalty or 0.0)
+        if self.reference is not None:
+            everything = self._all_rows(batch)
+            batch.columns["ref_logprob"] = self._scores(batch, self.reference, everything, is_reference=True)
+            if algorithm.kl == "reward":
+                batch.columns["old_logprob"] = self._scores(batch, self.policy, everything)
+                log_ratio_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
+                estimate = kl_k1 if algorithm.kl_estimator == "k1" else kl_k3
+                reward_ST -= self.state.kl_coef * estimate(log_ratio_ST)
+                if batch.is_action_ST.any():
+                    sampled["kl"] = float(kl_k3(log_ratio_ST)[batch.is_action_ST].mean())
+        batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
+        if not algorithm.is_on_policy and "old_logprob" not in batch.columns:
+            # In the rows that the first updates will have, so that their ratio is 1 to the last bit: in bfloat16
+            # another packing moves a log-prob by more than GSPO's whole clipping range.
+            parts = [self._minibatch(number, batch, index) for index in range(algorithm.minibatches)]
+            rows = [row for members in parts for row in self._rows(batch, members)]
+            batch.columns["old_logprob"] = self._scores(batch, self.policy, rows)
         return batch
 
+    def _all_rows(self, batch: Batch) -> list[Row]:
+        return batch.rows(range(batch.sequences), max_tokens=self.config.optimiser.max_tokens)
+
+    def _rows(self, batch: Batch, members: Sequence[int]) -> list[Row]:
+        """Packed rows of a minibatch, without the sequences that cannot change the update."""
+        if self.algorithm.kl != "loss" and not self.algorithm.entropy_coef:
+            changes = (batch.columns["advantage"] != 0).any(dim=1)
+            members = [s for s in members if changes[s]]
+        return batch.rows(members, max_tokens=self.config.optimiser.max_tokens)
+
     @torch.no_grad()
-    def _scores(self, batch: Batch, policy: Policy) -> Tensor:
+    def _scores(
+        self, batch: Batch, policy: Policy, rows: Sequence[Row], *, is_reference: bool = False
+    ) -> Tensor:
         def score(row: PackedRow) -> Tensor:
             return policy.score(row, temperature=self.config.sampling.temperature).logprob_M
 
-        rows = batch.rows(range(batch.sequences), max_tokens=self.config.optimiser.max_tokens)
+        if is_reference and policy is self.policy:
+            with policy.without_adapters():
+                return scores_table(batch, score, rows)
         return scores_table(batch, score, rows)
 
-    def _reference_scores(self, batch: Batch, reference: Policy) -> Tensor:
-        if reference is self.policy:
-            with reference.without_adapters():
-                return self._scores(batch, reference)
-        return self._scores(batch, reference)
-
-    def _minibatch(self, round_: Round, index: int) -> list[int]:
+    def _minibatch(self, number: int, batch: Batch, index: int) -> list[int]:
         """Sequences of one minibatch: whole groups, in an order drawn anew for each epoch."""
         epoch, part = divmod(index, self.algorithm.minibatches)
-        groups = round_.batch.group_S.unique().numpy()
-        rng = np.random.default_rng([self.config.run.seed, MINIBATCHES, round_.number, epoch])
+        groups = batch.group_S.unique().numpy()
+        rng = np.random.default_rng([self.config.run.seed, MINIBATCHES, number, epoch])
         chosen = np.array_split(rng.permutation(groups), self.algorithm.minibatches)[part]
-        return torch.isin(round_.batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
+        return torch.isin(batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
 
     def _adapt_kl(self, kl: float) -> None:
         """β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)."""
@@ -385,8 +427,8 @@ class RlLoop:
         for group in round_.groups:
             for completion, judgement in zip(group.completions, group.judgements, strict=True):
                 for name, table in tables.items():
-                    values = table[sequence, : len(completion)].tolist() if judgement.is_valid else None
-                    columns[name].append(values)
+                    values = table[sequence, : len(completion)].tolist() if judgement.is_valid else [math.nan]
+                    columns[name].append(None if math.isnan(values[0]) else values)
                 sequence += judgement.is_valid
         write_groups(self.session.folder.rollout_path(round_.number), round_.groups, token_columns=columns)
 
@@ -394,8 +436,8 @@ class RlLoop:
 
     def _load_reference(self) -> Policy:
         """The model that the run started from: without its adapters if they began at zero, else a copy."""
-        start = self.config.model.name
-        if self.policy.has_adapters and self.policy.adapters_are_new(resolve_model(start)):
+        start = self.session.start_model
+        if self.policy.has_adapters and self.policy.adapters_are_new(start):
             return self.policy
         bfloat16 = self.session.compute == torch.bfloat16
         reference = load(self.config.model, start, precision="bfloat16" if bfloat16 else "float32")
@@ -404,7 +446,7 @@ class RlLoop:
 
     def _explain_zero_loss(self, report: UpdateReport) -> None:
         first = self.optimiser.updates == 1
-        if first and self.algorithm.is_on_policy and abs(report.loss) < 1e-4 and report.grad_norm > 0:
+        if first and abs(report.loss) < 1e-4 and report.grad_norm > 0:
             self.progress.note(
                 f"The loss is {report.loss:.1e}, and that is right: on fresh samples the ratio is 1, so the loss "
                 "is minus the mean advantage, and advantages are centred on 0. Its gradient is not 0 (norm "

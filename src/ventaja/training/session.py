@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
+from ventaja.models.load import resolve_model
 from ventaja.records import Group
 from ventaja.settings import Precision
 from ventaja.tracking import Column, Progress, RunFolder, make_trackers
@@ -38,7 +40,12 @@ class Session:
         self.folder, self.checkpoint = _open_folder(config)
         self.is_resumed = self.folder.config_path.exists()
         self.compute = resolve_precision(config.model.precision, resolve_device(config.model.device))
-        start = str(self.checkpoint.path) if self.checkpoint else config.model.name
+        self.start_model: str = (
+            self.checkpoint.state["start_model"] if self.checkpoint else resolve_model(config.model.name)
+        )
+        """Where the run's first weights are: a run folder's last checkpoint may have moved on since."""
+        self.fingerprint = ""
+        start = str(self.checkpoint.path) if self.checkpoint else self.start_model
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
         self.policy = load(config.model, start, precision="float32")
         self.interrupts = Interrupts()
@@ -51,6 +58,16 @@ class Session:
         if self.checkpoint:
             self.checkpoint.restore(self.optimiser)
 
+    def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> None:
+        """Remember what is trained on; a resumed run must see the same rows in the same order."""
+        self.fingerprint = hashlib.sha256(repr([tuple(ids) for ids in token_ids]).encode()).hexdigest()
+        if self.checkpoint and self.checkpoint.state["rows"] != self.fingerprint:
+            raise RunError(
+                f"{self.folder.path}: the prompts or examples are not those that the run began with, so going on "
+                "would not be the same run. Bring the old data and eval settings back, or begin a new run from its "
+                f"weights with --model {self.folder.path} and another --run.folder."
+            )
+
     def start(
         self, *, done: int, total: int, columns: Sequence[Column], unit: str, console: Console | None
     ) -> None:
@@ -61,14 +78,16 @@ class Session:
         """
         if self.is_resumed:
             self.folder.rewind(done)
-        else:
-            RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
-        self.trackers = make_trackers(
-            self.config.run.trackers,
-            self.folder.path,
-            self.config.model_dump(mode="json"),
-            first_step=done + 1,
+        self.trackers = (
+            make_trackers(  # before the folder is: one that is not installed leaves nothing behind
+                self.config.run.trackers,
+                self.folder.path,
+                self.config.model_dump(mode="json"),
+                first_step=done + 1,
+            )
         )
+        if not self.is_resumed:
+            RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
         self.progress = Progress(total, columns, unit=unit, start=done, console=console)
         if note := self.policy.fallback_note:
             self.progress.note(note)
@@ -117,6 +136,7 @@ class Session:
         """Write a checkpoint named after the number of updates, and remove those no longer kept."""
         self.progress.phase("writing a checkpoint")
         path = self.folder.checkpoint_path(self.optimiser.updates)
+        state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
         save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
         remove_old_checkpoints(self.folder.checkpoints(), keep=self.config.run.keep_checkpoints)
 

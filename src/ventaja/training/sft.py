@@ -33,6 +33,7 @@ def train_sft(
         examples = training_examples(config.data)
     session = Session(config, command=command)
     tokenized, left_out = _tokenize(session.policy, examples, config)
+    session.check_same_rows([example.token_ids for example in tokenized])
     run = config.run
     steps = run.updates or run.epochs * max(1, len(tokenized) // run.batch_size)
     session.make_optimiser(total_updates=steps)
