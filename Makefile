@@ -46,5 +46,5 @@ $(RUN): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST): $(RUN)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout hypothesis beartype datasets ruff mypy import-linter types-PyYAML types-psutil
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout hypothesis beartype datasets ruff mypy import-linter types-PyYAML
 	touch $@

@@ -82,6 +82,16 @@ def test_every_recorded_metric_is_documented(tmp_path: Path) -> None:
         }, name
 
 
+def test_the_demos_held_out_problems_are_those_it_does_not_train_on() -> None:
+    import yaml
+
+    eval_, sft, rl = (
+        yaml.safe_load((ROOT / "examples" / "arithmetic" / f"{name}.yaml").read_text())["data"]
+        for name in ("eval", "sft", "rl")
+    )
+    assert sft["exclude"] == rl["exclude"] == [eval_]
+
+
 def test_all_public_names_exist() -> None:
     for name in ventaja.__all__:
         assert getattr(ventaja, name) is not None

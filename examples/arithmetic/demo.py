@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from task import quieten, run_task
+from task import run_task
 
-from ventaja.models.memory import keep_freed_memory
+from ventaja.cli import prepare_process
 from ventaja.tracking import table
 
 
@@ -19,12 +19,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where the two runs go")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    keep_freed_memory()
-    quieten()
+    prepare_process()
     console = Console()
     if arguments.folder.exists():
         previous = arguments.folder.with_name(f"{arguments.folder.name}-before")
-        shutil.rmtree(previous, ignore_errors=True)
+        if previous.exists():
+            console.print(f"{previous} held the demo before that; it is removed.")
+            shutil.rmtree(previous)
         arguments.folder.rename(previous)
         console.print(f"An earlier demo was in {arguments.folder}; it is in {previous} now.")
     start = time.perf_counter()

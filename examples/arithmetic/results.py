@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
-from task import Outcome, quieten, read, run_task
+from task import Outcome, read, run_task
 
-from ventaja.models.memory import keep_freed_memory
+from ventaja.cli import prepare_process
 from ventaja.tracking import reward_curve_svg
 
 SEEDS = (0, 1, 2)
@@ -24,8 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/results"), help="where the runs go")
     folder = parser.parse_args().folder
-    keep_freed_memory()
-    quieten()
+    prepare_process()
     console = Console()
     shutil.rmtree(folder, ignore_errors=True)
     outcomes: dict[int, Outcome] = {}

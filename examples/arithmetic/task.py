@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from transformers.utils import logging
 
 from ventaja import (
     Evaluation,
@@ -40,25 +39,21 @@ def run_task(folder: Path, *, seed: int, console: Console | None = None) -> Outc
     console = console or Console()
     sft_folder, rl_folder = folder / "sft", folder / "grpo"
     console.rule("The base model")
-    base = measure("smollm2-135m")
+    base = measure("smollm2-135m", console)
     console.rule("A supervised start: 24 steps of 16 examples")
     sft = train_sft(parse(SftConfig, _with(read("sft.yaml"), sft_folder, seed)), console=console)
-    after_sft = measure(str(sft_folder))
+    after_sft = measure(str(sft_folder), console)
     console.rule("Reinforcement learning: GRPO")
     rl_values = _with(read("rl.yaml"), rl_folder, seed) | {"model": str(sft_folder)}
     rl = train_rl(parse(RlConfig, rl_values), console=console)
-    return Outcome(base, after_sft, measure(str(rl_folder)), sft, rl)
+    return Outcome(base, after_sft, measure(str(rl_folder), console), sft, rl)
 
 
-def quieten() -> None:
-    """transformers' own progress bars would stand between ours."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def measure(model: str) -> Evaluation:
+def measure(model: str, console: Console) -> Evaluation:
     """Accuracy on the held-out problems of eval.yaml."""
-    return evaluate(parse(EvaluationConfig, read("eval.yaml") | {"model": model}))
+    config = parse(EvaluationConfig, read("eval.yaml") | {"model": model})
+    console.print(f"measuring on {config.data.size} held-out problems …")
+    return evaluate(config)
 
 
 def read(name: str) -> dict:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ventaja.environments import Reward, load_reward
+from ventaja.environments import Reward, example_from_row, load_reward, prompt_from_row
 from ventaja.errors import ConfigError, DataError
 from ventaja.records import Example, Message, Prompt
 from ventaja.tracking import Run
@@ -14,7 +14,12 @@ from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, tr
 from ventaja.training.config import algorithm_settings
 
 PromptLike = str | Sequence[Message] | Mapping[str, Any]
-"""Text, chat messages, or a row: a mapping with `prompt` (either of them) and further columns."""
+"""Text, chat messages, or a row: a mapping with `prompt` (either of them) or `messages`, and further columns."""
+
+RewardLike = str | Callable[..., Any] | Reward | Mapping[str, Any]
+"""A function, its name, a `Reward`, or a mapping of `function` (either of the first two), `weight` and `options`."""
+
+RewardGroup = RewardLike | Sequence[RewardLike]
 
 GIVEN_IN_PYTHON = "(given in Python)"
 
@@ -24,9 +29,9 @@ def rl(
     model: str | Mapping[str, Any],
     prompts: str | Mapping[str, Any] | Sequence[PromptLike],
     folder: str | Path,
-    reward: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | None = None,
+    reward: RewardGroup | None = None,
     algorithm: str | Algorithm | Mapping[str, Any] = "grpo",
-    rounds: int = 100,
+    rounds: int | None = None,
     seed: int = 0,
     **groups: Mapping[str, Any],
 ) -> Run:
@@ -37,9 +42,10 @@ def rl(
         prompts: a file, task or data set (as `data.source`), the settings of `data`, or a list of prompts.
         folder: where the run goes.
         reward: one or several functions `f(prompts, completions, completion_ids, **columns) -> list`, or their
-            names as in a run file; the task's own verifier if left out.
+            names as in a run file; the task's own verifier if left out. Or the settings of the run file's
+            `reward` group, `{"functions": [brief, {"function": polite, "weight": 0.5}], "timeout": 5.0}`.
         algorithm: a name, an `Algorithm` such as `ventaja.GRPO`, or the settings of `algorithm`.
-        rounds: rounds of sampling and learning.
+        rounds: rounds of sampling and learning; 100 by default.
         seed: everything random follows from it.
         groups: further groups of a run file: `sampling={"max_tokens": 64}`,
             `optimiser={"learning_rate": 2e-5}`, `run={"completions_per_round": 64}`, …
@@ -47,7 +53,10 @@ def rl(
     Raises VentajaError with what to do next.
     """
     values = _values(model, folder, seed, groups)
-    values["run"].setdefault("rounds", rounds)
+    if rounds is not None:
+        if "rounds" in values["run"]:
+            raise ConfigError("rounds is given twice, as rounds= and in run=. Leave one of them out.")
+        values["run"]["rounds"] = rounds
     values["algorithm"] = algorithm_settings(algorithm) if isinstance(algorithm, Algorithm) else algorithm
     rows = None
     if isinstance(prompts, str | Mapping):
@@ -55,12 +64,15 @@ def rl(
     else:
         values["data"] = GIVEN_IN_PYTHON
         rows = [_prompt(prompt, number) for number, prompt in enumerate(prompts)]
-    rewards: list[Reward] | None = None
+    functions: list[Any] = []
     if reward is not None:
-        given = [reward] if isinstance(reward, str) or callable(reward) else list(reward)
-        rewards = [load_reward(item) for item in given]
-        values.setdefault("reward", {})["functions"] = [r.name for r in rewards]
-    return train_rl(parse(RlConfig, values), command="ventaja.rl", prompts=rows, rewards=rewards)
+        values["reward"], functions = _reward_group(reward)
+    config = parse(RlConfig, values)
+    rewards = [
+        item if isinstance(item, Reward) else load_reward(item, weight=named.weight, options=named.options)
+        for item, named in zip(functions, config.reward.functions, strict=True)
+    ]
+    return train_rl(config, command="ventaja.rl", prompts=rows, rewards=rewards or None)
 
 
 def sft(
@@ -99,43 +111,33 @@ def _values(
 
 
 def _prompt(given: PromptLike, number: int) -> Prompt:
-    where = f"prompts[{number}]"
-    columns: dict[str, Any] = {}
-    content: Any = given
-    if isinstance(given, Mapping):
-        columns = dict(given)
-        if "prompt" not in columns:
-            raise DataError(
-                f"{where}: a row needs 'prompt'; it has {', '.join(map(repr, columns)) or 'nothing'}."
-            )
-        content = columns.pop("prompt")
-    return Prompt(id=where, content=_content(content, where), columns=columns)
+    return prompt_from_row(given if isinstance(given, Mapping) else {"prompt": given}, f"prompts[{number}]")
 
 
 def _example(row: Mapping[str, Any], number: int) -> Example:
     where = f"examples[{number}]"
-    try:
-        if "messages" in row:
-            turns = _content(row["messages"], where)
-            first = next(i for i, turn in enumerate(turns) if turn["role"] == "assistant")  # type: ignore[index]
-            return Example(id=where, prompt=turns[:first], completion=turns[first:])
-        prompt, completion = _content(row["prompt"], where), _content(row["completion"], where)
-        return Example(id=where, prompt=prompt, completion=completion)
-    except (KeyError, StopIteration, ValueError) as error:
-        raise DataError(
-            f"{where}: a row needs 'messages' with an assistant turn, or 'prompt' and 'completion' ({error})."
-        ) from error
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: a row is a mapping with 'messages', or 'prompt' and 'completion'.")
+    return example_from_row(row, where)
 
 
-def _content(value: Any, where: str) -> str | tuple[Message, ...]:
-    if isinstance(value, str):
-        if not value:
-            raise DataError(f"{where}: the text is empty.")
-        return value
-    try:
-        messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{where}: neither text nor a list of {{'role', 'content'}} messages.") from error
-    if not messages:
-        raise DataError(f"{where}: the list of messages is empty.")
-    return messages
+def _reward_group(reward: RewardGroup) -> tuple[dict[str, Any], list[Any]]:
+    """The settings of the group `reward` with functions as their names, and those functions as they were given."""
+    if isinstance(reward, Mapping) and "function" not in reward:
+        group = dict(reward)
+    else:
+        group = {"functions": reward}
+    given = group.get("functions", ())
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [given]
+    group["functions"] = [_reward_settings(item) for item in given]
+    return group, [item.get("function") if isinstance(item, Mapping) else item for item in given]
+
+
+def _reward_settings(item: RewardLike) -> dict[str, Any]:
+    if isinstance(item, Reward):
+        return {"function": item.name, "weight": item.weight}
+    settings = dict(item) if isinstance(item, Mapping) else {"function": item}
+    if callable(settings.get("function")):
+        settings["function"] = load_reward(settings["function"]).name
+    return settings

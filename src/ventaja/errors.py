@@ -1,5 +1,10 @@
 """Errors that a user can act on: each says what is wrong, where, and what to do next."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class VentajaError(Exception):
     """Base of every error that Ventaja raises on purpose. The command line prints it without a traceback."""
@@ -23,3 +28,16 @@ class RewardError(VentajaError):
 
 class RunError(VentajaError):
     """A run folder that cannot be written, resumed or read."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that looks most like `name`, if any comes close. Capitals do not matter."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """` Did you mean 'x'?` (with the leading space), or nothing."""
+    found = nearest(name, candidates)
+    return f" Did you mean {found!r}?" if found else ""

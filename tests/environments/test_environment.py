@@ -1,5 +1,8 @@
 """The world of one question and one answer."""
 
+from datetime import date
+from decimal import Decimal
+
 import pytest
 
 from ventaja.environments import Environment, Reward, SingleTurn, load_reward
@@ -40,3 +43,20 @@ def test_what_is_wrong_is_said_before_the_first_round(group):
         SingleTurn(prompts=[prompt], rewards=[Reward(picky, "picky")], max_broken_fraction=2.0)
     with pytest.raises(ConfigError, match="the time limit of the rewards is 0"):
         SingleTurn(prompts=[prompt], rewards=[Reward(picky, "picky")], timeout=0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (date(2026, 1, 2), "datetime.date"),
+        (Decimal(1), "decimal.Decimal"),
+        ({3}, "set"),
+        ({1: 2}, "the key 1"),
+    ],
+)
+def test_a_column_that_no_file_can_keep_is_found_at_once(group, value, problem):
+    prompt = group("a", id="t.jsonl:7", level=1, when=[value]).prompt
+    with pytest.raises(
+        DataError, match=rf"t.jsonl:7: column 'when' holds .*{problem}, which JSON cannot keep"
+    ):
+        SingleTurn(prompts=[prompt], rewards=[load_reward(picky)])

@@ -113,3 +113,31 @@ def test_a_template_that_rewrites_earlier_turns_takes_one_answer_at_a_time() -> 
     assert told(render_example(tokenizer, one, eos_ids=ENDS)) == [("user:a", False), ("x<|end|>", True)]
     with pytest.raises(DataError, match=r"e: .*one answer per example"):
         render_example(tokenizer, two, eos_ids=ENDS)
+
+
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] | trim + '~\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+"""As Gemma's: a turn ends with a token of its own, here ~, though the model also stops at its text's end."""
+
+
+def test_an_answer_in_a_chat_ends_as_the_chat_template_ends_it() -> None:
+    tokenizer = make_tokenizer(chat_template=GEMMA)
+    (own,) = tokenizer("~")["input_ids"]
+    chat = Example(id="e", prompt=(turn("user", "2+2"),), completion=(turn("assistant", "4"),))
+    text = Example(id="e", prompt="2+2", completion="4")
+    assert render_example(tokenizer, chat, eos_ids=frozenset({EOS, own})).token_ids[-1] == own
+    assert render_example(tokenizer, text, eos_ids=frozenset({EOS, own})).token_ids[-1] == EOS
+    assert render_example(tokenizer, chat, eos_ids=ENDS).token_ids[-1] == EOS  # the model does not stop at ~
+
+
+def test_what_a_template_refuses_is_said_of_the_prompt() -> None:
+    chat = (turn("system", "be brief"), turn("user", "hi"))
+    with pytest.raises(
+        DataError, match=r"t.jsonl:3: .*System role not supported.*data.system_prompt.*model.chat_template"
+    ):
+        render_prompt(make_tokenizer(chat_template=GEMMA), Prompt(id="t.jsonl:3", content=chat))
+    with pytest.raises(DataError, match=r"t.jsonl:3: .*template is broken in line 1: .*model.chat_template"):
+        render_prompt(make_tokenizer(chat_template="{% if %}"), Prompt(id="t.jsonl:3", content=chat))

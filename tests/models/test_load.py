@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ventaja.errors import ModelError
+from ventaja.errors import ConfigError, ModelError
 from ventaja.models import Bundle, Policy, load_policy, pack_row
 from ventaja.models.load import resolve_device, resolve_model, resolve_precision
 from ventaja.settings import LoraSettings
@@ -117,10 +117,33 @@ def test_adapters_are_trained_alone_and_saved_alone(llama: Path, tmp_path: Path)
     with torch.no_grad():
         theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(input_ids=IDS).logits[0]
         assert_close(policy.head.logits(_hidden(policy)), theirs, rtol=1e-5, atol=2e-5)
-        again = load(tmp_path / "adapter", lora=LoraSettings(rank=2))
+        again = load(tmp_path / "adapter", lora=LoraSettings(rank=2, alpha=4.0))
         assert [name for name, _ in again.parameters()] == names  # it goes on with these, and adds none
         assert not again.adapters_are_new(str(tmp_path / "adapter"))
         assert_close(again.score(ROW).logprob_M, moved)
+    for other, differing in (
+        (LoraSettings(rank=3, alpha=4.0), "its rank is 2, not 3"),
+        (LoraSettings(rank=2, alpha=4.5), "its alpha is 4, not 4.5"),
+        (LoraSettings(rank=2, alpha=4.0, target_modules=["q_proj"]), "its target_modules are others"),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"no effect: .*adapter already.* {differing}.*Leave model.lora"
+        ):
+            load(tmp_path / "adapter", lora=other)
+
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"has no adapter_model.safetensors.*never a pickle"):
+        load(tmp_path / "adapter")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_an_adapter_of_some_layers_is_not_one_of_all(llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    some = LoraSettings(rank=2, target_modules=["q_proj", "v_proj"])
+    load(llama, lora=some).save(tmp_path / "some")
+    assert load(tmp_path / "some", lora=some).has_adapters
+    with pytest.raises(ConfigError, match="target_modules are others"):
+        load(tmp_path / "some", lora=LoraSettings(rank=2))
 
 
 def test_gradients_reach_adapters_only(llama: Path) -> None:
@@ -140,6 +163,8 @@ def test_a_wrong_name_names_the_nearest(llama: Path) -> None:
         load(llama.parent / "lama")
     with pytest.raises(ModelError, match="no short name"):
         load("zzzzzz")
+    with pytest.raises(ModelError, match=r"'gpt2' does not exist.*hub is called org/name"):
+        load("gpt2")
     assert resolve_model("someone/something") == "someone/something"  # the hub's
 
 
@@ -151,6 +176,18 @@ def test_a_folder_without_a_model_says_what_it_lacks(llama: Path, tmp_path: Path
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="could not be loaded: "):
         load(tmp_path)
+
+
+def test_weights_that_are_cut_short_or_a_pickle_are_refused(llama: Path, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"damaged or cut short: .*again"):
+        load(folder)
+    weights.unlink()
+    torch.save(make_model("llama").state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"could not be loaded: .*never a pickle"):
+        load(folder)
 
 
 def test_a_run_folder_means_its_last_checkpoint(llama: Path, tmp_path: Path) -> None:
@@ -175,6 +212,14 @@ def test_precision_and_device_by_name(llama: Path) -> None:
     assert resolve_precision("auto", gpu) == torch.bfloat16
     assert resolve_device("cpu") == cpu
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no device 'gpu'.*auto, cpu, cuda"):
+        resolve_device("gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"'cuda', but torch finds no GPU here.*cpu"):
+        resolve_device("cuda")
 
 
 def test_a_packaged_model_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

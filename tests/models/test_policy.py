@@ -24,6 +24,7 @@ from transformers import (
 
 from ventaja.errors import ModelError
 from ventaja.models import Bundle, Policy, pack_row
+from ventaja.models.attention import plain_attention, plan_attention
 from ventaja.models.head import LogitHead
 
 IDS = torch.tensor([[5, 9, 3, 77, 30, 12]])
@@ -128,6 +129,23 @@ def test_what_only_the_forward_pass_shows_is_found_out_too(make: object) -> None
         log_p = model(input_ids=torch.tensor([[5, 9, 3, 77, 30, 12, 4]])).logits[0, -2:].log_softmax(-1)
     # the second answer follows the prompt as the first one does
     assert_close(logprob, torch.stack([log_p[0, 4], log_p[1, 8], log_p[0, 9]]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_fails_the_trial_takes_the_plain_way() -> None:
+    class Fragile(LlamaForCausalLM):
+        def get_decoder(self):
+            raise KeyError("rotary")
+
+    reason = plan_attention(Fragile(make_model("llama").config))
+    assert reason == "Fragile fails with two tokens in a packed row: KeyError: 'rotary'"
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("llama", "sdpa"), ("gemma3", "sdpa"), ("gemma2", "eager")])
+def test_the_plain_way_is_the_one_of_transformers(kind: str, chosen: str) -> None:
+    model = make_policy(kind).causal_lm
+    with plain_attention(model):
+        assert model.config._attn_implementation == chosen
+    assert model.config._attn_implementation == "ventaja"
 
 
 def test_keys_and_values_may_differ_in_width() -> None:

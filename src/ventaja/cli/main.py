@@ -5,7 +5,6 @@ Each command imports what it needs when it runs, so that `ventaja --help` does n
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from ventaja.cli import commands
 from ventaja.cli.arguments import Parser
-from ventaja.errors import ConfigError, VentajaError
+from ventaja.errors import ConfigError, VentajaError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "rl": ("Train a model with a reward.", commands.rl),
@@ -63,8 +62,7 @@ def _run(arguments: list[str]) -> None:
         return
     command = arguments[0]
     if command not in COMMANDS and not command.startswith("-"):
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(command, COMMANDS)
         raise ConfigError(f"{command}: no such command.{hint} There are: {', '.join(COMMANDS)}.")
     parser.parse_args(arguments[:1])
     COMMANDS[command][1](arguments[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ventaja.errors import ConfigError
+from ventaja.errors import ConfigError, did_you_mean
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -129,6 +128,4 @@ def _describe(value: Any) -> str:
 
 def _nearest_file(path: Path) -> str:
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = [str(p) for p in beside if p.suffix in _ENDINGS]
-    near = difflib.get_close_matches(str(path), names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(str(path), [str(p) for p in beside if p.suffix in _ENDINGS])

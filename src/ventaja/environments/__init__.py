@@ -1,6 +1,6 @@
 """Prompts to ask, and judges of the answers."""
 
-from ventaja.environments.data import load_examples, load_prompts
+from ventaja.environments.data import example_from_row, load_examples, load_prompts, prompt_from_row
 from ventaja.environments.environment import Environment, SingleTurn
 from ventaja.environments.rewards import (
     Reward,
@@ -23,11 +23,13 @@ __all__ = [
     "completion_text",
     "default_rewards",
     "exact_match",
+    "example_from_row",
     "judge",
     "load_examples",
     "load_prompts",
     "load_reward",
     "math_verify",
+    "prompt_from_row",
     "reasoning_gym",
     "regex",
 ]

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ventaja.environments._hints import clipped, did_you_mean, listed, nearest
+from ventaja.environments._hints import clipped, listed
 from ventaja.environments._worker import build_reasoning_gym
 from ventaja.environments.verifiers import GIVEN
-from ventaja.errors import ConfigError, DataError
+from ventaja.errors import ConfigError, DataError, did_you_mean, nearest
 from ventaja.records import Example, Message, Prompt
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -85,6 +85,16 @@ def load_examples(
     reasoning_gym the task's own answer is the completion.
     """
     return [_example(row, system_prompt) for row in _rows(source, options, size, seed)]
+
+
+def prompt_from_row(row: Mapping[str, Any], where: str) -> Prompt:
+    """A prompt from one row, checked as a file's are. `where` is its id, and begins every message."""
+    return _prompt(_Row(id=where, where=where, columns=row), None)
+
+
+def example_from_row(row: Mapping[str, Any], where: str) -> Example:
+    """An example from one row, checked as a file's are. `where` is its id, and begins every message."""
+    return _example(_Row(id=where, where=where, columns=row), None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ventaja.environments.rewards import (
 )
 from ventaja.errors import ConfigError, DataError
 from ventaja.records import Group, Prompt
+from ventaja.records.files import check_columns_are_json
 
 
 @runtime_checkable
@@ -50,6 +51,8 @@ class SingleTurn:
         columns = frozenset(name for prompt in self.prompts for name in prompt.columns)
         object.__setattr__(self, "_columns", columns)
         check_rewards(self.rewards, self.timeout)
+        for prompt in self.prompts:  # now, rather than when the first round's rollouts are written
+            check_columns_are_json(prompt)
         check_reserved(columns)
         check_columns(self.rewards, columns)
 

@@ -23,9 +23,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ventaja.environments._calls import Failure, call_all, failure, is_async, start_async
-from ventaja.environments._hints import clipped, did_you_mean, listed
+from ventaja.environments._hints import clipped, listed
 from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction
-from ventaja.errors import ConfigError, RewardError
+from ventaja.errors import ConfigError, RewardError, did_you_mean
 from ventaja.records import Completion, Fault, Group, Judgement, Prompt
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from ventaja.errors import ModelError
+from ventaja.errors import ModelError, VentajaError
 
 IMPLEMENTATION = "ventaja"
 
@@ -95,7 +95,9 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     if model.config._attn_implementation != IMPLEMENTATION:
         yield
         return
-    model.set_attn_implementation("eager")
+    # What transformers itself would choose; its sdpa has no softcap of the scores, and leaves it out.
+    softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    model.set_attn_implementation("sdpa" if model._supports_sdpa and softcap is None else "eager")
     try:
         yield
     finally:
@@ -167,10 +169,13 @@ def _met_obstacle(model: PreTrainedModel) -> str | None:
     place = torch.arange(2, device=model.device)[None]
     try:
         model.get_decoder()(input_ids=ids, position_ids=place, use_cache=False, plan=trial)
-    except ModelError as error:
+    except VentajaError as error:
         return str(error)
     except TypeError:
         return f"{type(model).__name__} does not hand arguments on to its attention"
+    except Exception as error:  # a model's own code may do anything, and the plain way still computes it
+        text = str(error).strip().split("\n")[0]
+        return f"{type(model).__name__} fails with two tokens in a packed row: {type(error).__name__}: {text}"
     if set(trial.windows) != set(range(config.num_hidden_layers)):
         return f"{type(model).__name__} has layers without the usual attention"
     size = getattr(config, "sliding_window", None)

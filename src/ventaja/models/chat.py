@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError, TemplateSyntaxError
+
 from ventaja.errors import DataError
 from ventaja.records import Example, Message, Prompt
 
@@ -44,10 +46,25 @@ def _render_chat(
             f"{where}: the prompt is a chat, but this model's tokenizer has no chat template. "
             "Use plain-text prompts, or an instruction-tuned model."
         )
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer_follows
-    )
+    try:
+        text = _apply_template(tokenizer, messages, answer_follows=answer_follows)
+    except TemplateSyntaxError as error:
+        raise DataError(
+            f"{where}: this model's chat template is broken in line {error.lineno}: {error.message} "
+            "Give a sound one in model.chat_template."
+        ) from error
+    except TemplateError as error:
+        raise DataError(
+            f"{where}: this model's chat template does not take the chat: {error} Change its turns, with what "
+            "data.system_prompt adds, to what the template wants, or give another one in model.chat_template."
+        ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _apply_template(tokenizer: Tokenizer, messages: Sequence[Message], *, answer_follows: bool) -> str:
+    """The chat as text. Raises jinja2.TemplateError, also where the template itself refuses the chat."""
+    turns = [dict(message) for message in messages]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_follows))
 
 
 def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset[int]) -> TokenizedExample:
@@ -56,8 +73,8 @@ def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset
     Prompt and answer are encoded apart, exactly as sampling sees them, so that what is learnt is what is
     sampled later.
     """
-    end = _end_of_turn(tokenizer, eos_ids)
     if isinstance(example.prompt, str) or isinstance(example.completion, str):
+        end = _end_of_text(tokenizer, eos_ids)
         ids = list(tokenizer(example.prompt)["input_ids"])
         is_action = [False] * len(ids)
         answers: list[tuple[list[int], Any]] = [(ids, example.completion)]
@@ -68,6 +85,7 @@ def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset
             for turn, message in enumerate(turns)
             if message["role"] == "assistant" and turn >= len(example.prompt)
         ]
+        end = _end_of_turn(tokenizer, example.prompt, eos_ids)
         ids, is_action = [], []
     for before, text in answers:  # what was asked up to here, and the answer to it
         if before[: len(ids)] != ids:
@@ -83,7 +101,23 @@ def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset
     return TokenizedExample(id=example.id, token_ids=tuple(ids), is_action=tuple(is_action))
 
 
-def _end_of_turn(tokenizer: Tokenizer, eos_ids: frozenset[int]) -> int:
+def _end_of_turn(tokenizer: Tokenizer, prompt: Sequence[Message], eos_ids: frozenset[int]) -> int:
+    """The token at which the model stops that the chat template writes after an answer to `prompt`.
+
+    In Gemma that is <end_of_turn>, in Phi-3 <|end|>, though both models also stop at their text's end.
+    """
+    answer = "An answer."
+    turns: tuple[Message, ...] = (*prompt, {"role": "assistant", "content": answer})
+    try:
+        text = _apply_template(tokenizer, turns, answer_follows=False)
+    except (TemplateError, ValueError):  # a template need not take answers, nor need there be one
+        return _end_of_text(tokenizer, eos_ids)
+    _, _, after = text.rpartition(answer) if answer in text else ("", "", "")
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return next((int(token) for token in ids if token in eos_ids), _end_of_text(tokenizer, eos_ids))
+
+
+def _end_of_text(tokenizer: Tokenizer, eos_ids: frozenset[int]) -> int:
     """The token that ends an answer: the tokenizer's own if the model stops there, else the smallest that does."""
     own = tokenizer.eos_token_id
     if own is not None and (own in eos_ids or not eos_ids):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from ventaja.errors import ModelError
+from ventaja.errors import ConfigError, ModelError, did_you_mean
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.policy import Policy
 from ventaja.models.quiet import without_progress_bars
@@ -20,10 +20,21 @@ from ventaja.settings import LoraSettings, Precision
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU."""
+    """`auto` is the first GPU if there is one, else the CPU. Raises ConfigError for one that is not here."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.device: there is no device {device!r}. It is auto, cpu, cuda, or cuda:1 for the second GPU."
+        ) from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"model.device is {device!r}, but torch finds {torch.cuda.device_count() or 'no'} GPU here. "
+            "Set it to auto or cpu, or look at the driver and install torch with CUDA."
+        )
+    return place
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -51,8 +62,9 @@ def resolve_model(name: str) -> str:
             )
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
-        near = difflib.get_close_matches(name, _known_names(path), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, _known_names(path))
+        if "/" not in name:
+            hint += " A model on the Hugging Face hub is called org/name, such as openai-community/gpt2."
         raise ModelError(
             f"model {name!r} does not exist: it is no local folder, and no short name "
             f"({', '.join(sorted(CATALOG))}).{hint}"
@@ -99,13 +111,25 @@ def load_policy(
     try:
         with without_progress_bars():
             module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model {name!r} could not be loaded: {_first_line(error)}") from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"model {name!r} could not be loaded: a weights file is damaged or cut short: {_first_line(error)}. "
+            "Copy or download it again."
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        hint = _NO_PICKLE if "safetensors" in str(error) else ""
+        raise ModelError(f"model {name!r} could not be loaded: {_first_line(error)}{hint}") from error
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     if lora is not None:
-        module = _add_adapters(module, lora)
+        module = _add_adapters(module, lora, name=name)
     return Policy(module.to(place), tokenizer, name=name)
+
+
+_NO_PICKLE = (
+    " Ventaja reads weights from .safetensors alone, and never a pickle such as a .bin file: save the model again "
+    "with save_pretrained of a recent transformers or peft."
+)
 
 
 def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -115,7 +139,11 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
     adapter = Path(source) / "adapter_config.json"
     if adapter.exists():
         base = resolve_model(json.loads(adapter.read_text())["base_model_name_or_path"])
-    module: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        if not (Path(source) / "adapter_model.safetensors").exists():  # peft would go on to the pickle
+            raise ModelError(f"adapter {source!r} has no adapter_model.safetensors.{_NO_PICKLE}")
+    module: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+    )
     if adapter.exists():
         with _peft() as peft:
             module = peft.PeftModel.from_pretrained(module, source, is_trainable=True)
@@ -126,9 +154,14 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
     return module, tokenizer
 
 
-def _add_adapters(module: Any, lora: LoraSettings) -> Any:
-    if hasattr(module, "peft_config"):
-        return module  # already an adapter checkpoint: go on training it
+def _add_adapters(module: Any, lora: LoraSettings, *, name: str) -> Any:
+    if hasattr(module, "peft_config"):  # already an adapter checkpoint: go on training it
+        if differing := _differing(module, lora):
+            raise ConfigError(
+                f"model.lora would have no effect: {name!r} is an adapter already, and training goes on with it, "
+                f"but {differing}. Leave model.lora out, or start from the adapter's base model."
+            )
+        return module
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     with _peft() as peft:
         return peft.get_peft_model(
@@ -140,6 +173,37 @@ def _add_adapters(module: Any, lora: LoraSettings) -> Any:
                 task_type="CAUSAL_LM",
             ),
         )
+
+
+def _differing(module: Any, lora: LoraSettings) -> str:
+    """Which of the settings the adapter has otherwise, or an empty text."""
+    config = module.peft_config[module.active_adapter]
+    layers, wanted = config.target_modules, lora.target_modules
+    if wanted == "all-linear":  # peft keeps the layers' names in place of this word
+        has_targets = layers == wanted or not _linear_without_adapter(module)
+    else:
+        has_targets = wanted == layers if isinstance(layers, str) else {*_names(wanted)} == set(layers)
+    pairs = {"rank": (lora.rank, config.r), "alpha": (lora.alpha, config.lora_alpha)}
+    texts = [f"its {name} is {own:g}, not {set_:g}" for name, (set_, own) in pairs.items() if set_ != own]
+    return " and ".join(texts + ([] if has_targets else ["its target_modules are others"]))
+
+
+def _names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (targets,) if isinstance(targets, str) else targets
+
+
+def _linear_without_adapter(module: Any) -> bool:
+    """True if some linear layer but the output head has no adapter."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = module.get_base_model().get_output_embeddings()
+    return any(
+        isinstance(layer, torch.nn.Linear | Conv1D)
+        and layer is not head
+        and ".lora_" not in name
+        and ".base_layer" not in name
+        for name, layer in module.named_modules()
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ The columns, so that any tool can read the file without this module:
 | `stream` | list of (token, reward) | the judgement's stream; null when not judged |
 | `faults` | string | JSON list of (function, error, detail); null when not judged |
 
-Anything more (`advantage`, `logprob_old`, …) is a column that the caller of `write_groups` adds.
+Anything more (`advantage`, `old_logprob`, …) is a column that the caller of `write_groups` adds.
 """
 
 from __future__ import annotations
@@ -219,14 +219,21 @@ def _content_to_json(prompt: Prompt) -> str:
     return json.dumps(prompt.content)
 
 
-def _columns_to_json(prompt: Prompt) -> str:
+def check_columns_are_json(prompt: Prompt) -> None:
+    """Raises DataError, with the prompt's id and the column, if a column would not survive JSON."""
     for name, value in prompt.columns.items():
+        if not isinstance(name, str):
+            raise DataError(f"{prompt.id}: a column has the name {name!r}. A name is text; rename it.")
         problem = _not_json(value)
         if problem:
             raise DataError(
                 f"{prompt.id}: column {name!r} holds {problem}, which JSON cannot keep. "
                 "Turn it into text, numbers, lists or dicts with text keys, or drop the column."
             )
+
+
+def _columns_to_json(prompt: Prompt) -> str:
+    check_columns_are_json(prompt)
     return json.dumps(dict(prompt.columns))
 
 

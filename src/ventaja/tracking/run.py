@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ventaja.errors import RunError
+from ventaja.errors import RunError, did_you_mean
 from ventaja.records import Group
 from ventaja.records.files import read_groups, read_rollouts
 from ventaja.tracking.folder import RunFolder
@@ -64,9 +63,8 @@ class Run:
         metrics = self.metrics
         known = dict.fromkeys(key for line in metrics for key in line)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none yet'}."
-            raise RunError(f"{self.path}: no round has the metric {name!r}. {hint}")
+            hint = did_you_mean(name, known) or f" It has: {', '.join(known) or 'none yet'}."
+            raise RunError(f"{self.path}: no round has the metric {name!r}.{hint}")
         return [
             float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
         ]

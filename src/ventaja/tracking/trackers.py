@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import uuid
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from ventaja.errors import ConfigError
+from ventaja.errors import ConfigError, did_you_mean
 from ventaja.records.files import atomic_file
 
 
@@ -120,8 +119,7 @@ def make_trackers(
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in TRACKERS:
-            near = difflib.get_close_matches(name.lower(), TRACKERS, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, TRACKERS)
             raise ConfigError(f"There is no tracker {name!r}.{hint} Ventaja knows {', '.join(TRACKERS)}.")
         if name != "tensorboard":
             _import(name)
