@@ -39,7 +39,9 @@ class Watched(GRPOTrainer):
         if self.seen is None and model.training:
             names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
             self.seen = {name: inputs[name].detach().clone().contiguous() for name in names}
-            self.seen["loss"] = loss.detach().float().reshape(1).clone()
+            # TRL has divided by the number of accumulated batches already.
+            whole = loss.detach().float() * self.args.gradient_accumulation_steps
+            self.seen["loss"] = whole.reshape(1).clone()
         return loss
 
 
