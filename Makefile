@@ -18,7 +18,7 @@ test: $(TEST)  ## Every test.
 	$(BIN)/python -m pytest
 
 test-fast: $(TEST)  ## The tests that take no more than a few seconds each.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 check: $(TEST)  ## Formatting, lint, types, and the direction of imports.
 	$(BIN)/ruff format --check .
@@ -47,5 +47,5 @@ $(RUN): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST): $(RUN)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout hypothesis beartype datasets ruff mypy import-linter types-PyYAML
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype datasets ruff mypy import-linter types-PyYAML
 	touch $@
