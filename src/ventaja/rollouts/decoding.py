@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ventaja.models.fast_attention import HIDDEN
 from ventaja.models.group_attention import GroupAttention
 from ventaja.models.layout import PackedRow
-
-HIDDEN = -1e30
-"""Added to scores that must not be seen. Finite, so that a row that sees nothing has weight 0, not NaN."""
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -174,7 +172,7 @@ class Decode:
 
     def _hidden(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if window not in self._masks:
-            device, S = self.length_B.device, len(self.members.prompt_length_S)
+            device = self.length_B.device
             place_L = torch.arange(self.cache.prompt_length, device=device)
             place_T = torch.arange(self.longest, device=device)
             sees_prompt = (place_L < self.members.prompt_length_S[:, None])[:, None, None]  # [S, 1, 1, L]
@@ -189,7 +187,6 @@ class Decode:
                 torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, HIDDEN)
                 for sees in (sees_prompt, sees_answer)
             )
-            assert self.members.grid_SG.shape[0] == S
         return self._masks[window]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from pydantic import ValidationError
+
+from ventaja.errors import did_you_mean
+from ventaja.errors import nearest as nearest_name
 
 
 def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -> str:
@@ -29,11 +31,10 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the most similar name, or nothing if none is similar."""
+    """` Did you mean 'x'?` for the most similar dotted name, else for one whose last part is similar."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not close:
-        last = name.rsplit(".", 1)[-1]
-        by_last = {n.rsplit(".", 1)[-1]: n for n in names}
-        close = [by_last[m] for m in difflib.get_close_matches(last, by_last, n=1, cutoff=0.7)]
-    return f" Did you mean {close[0]!r}?" if close else ""
+    if hint := did_you_mean(name, names):
+        return hint
+    by_last = {n.rsplit(".", 1)[-1]: n for n in names}
+    last = nearest_name(name.rsplit(".", 1)[-1], by_last)
+    return f" Did you mean {by_last[last]!r}?" if last else ""
