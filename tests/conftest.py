@@ -1,10 +1,15 @@
 """Shapes and types are checked here, and only here: the hook must come before the first import of ventaja."""
 
+from pathlib import Path
+
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook("ventaja", "beartype.beartype")
+HOUSE = Path(__file__).parent.parent / "src" / "ventaja"
+# numba compiles the kernels' own text, so nothing may be wrapped around them.
+ROOMS = {path.stem for path in HOUSE.iterdir()} - {"kernels", "__init__", "__main__", "__pycache__", "py"}
+install_import_hook([f"ventaja.{room}" for room in sorted(ROOMS)], "beartype.beartype")
 
 settings.register_profile("ventaja", deadline=None, derandomize=True)
 settings.load_profile("ventaja")

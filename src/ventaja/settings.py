@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,3 +48,10 @@ class LoraSettings(Settings):
     """The adapters' output is scaled by alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers get adapters: names, or all-linear."""
+
+
+def cache_folder() -> Path:
+    """`$VENTAJA_CACHE`, else `$XDG_CACHE_HOME/ventaja`, else `~/.cache/ventaja`."""
+    if own := os.environ.get("VENTAJA_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ventaja"

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ventaja import kernels
+
 __all__ = ["fused_kl", "fused_logprobs"]
 
 # On a CPU the softmax works on rows that fit in its cache, whatever the chunk of the matrix product.
@@ -123,6 +125,13 @@ class _Logits:
             else self.product.new_empty(self.rows, vocabulary, dtype=self.dtype)
         )
 
+    @property
+    def fast_factor(self) -> float | None:
+        """z / (h Wᵀ) where kernels can read the product as it is; None where the plain way is taken."""
+        if self.bias is not None or self.head.softcap is not None or not kernels.usable(self.product):
+            return None
+        return self.head.inner * self.head.outer
+
     def chunks(self) -> Iterator[slice]:
         for start in range(0, self.hidden.shape[0], self.chunk or 1):
             rows = slice(start, min(start + self.chunk, self.hidden.shape[0]))
@@ -198,7 +207,14 @@ class _FusedLogprobs(torch.autograd.Function):
         logprob = hidden.new_empty(len(hidden), dtype=logits.dtype)
         log_total = torch.empty_like(logprob)
         entropy = torch.empty_like(logprob) if with_entropy else None
+        factor = logits.fast_factor
         for chunk in logits.chunks():
+            if factor is not None:
+                kernels.log_totals(
+                    logits.product[: chunk.stop - chunk.start], factor, token_ids[chunk], with_entropy,
+                    logprob[chunk], log_total[chunk], (log_total if entropy is None else entropy)[chunk],
+                )  # fmt: skip
+                continue
             for rows, local in logits.blocks(chunk):
                 z = logits.read(local)
                 top = z.amax(1, keepdim=True)
@@ -226,7 +242,17 @@ class _FusedLogprobs(torch.autograd.Function):
         gradients = _Gradients(logits, ctx.needs_input_grad[:3])
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(log_total)
+        factor = logits.fast_factor
         for chunk in logits.chunks():
+            if factor is not None:
+                kernels.logit_gradients(
+                    logits.product[: chunk.stop - chunk.start], factor, token_ids[chunk], log_total[chunk],
+                    (log_total if entropy is None else entropy)[chunk], grad_logprob[chunk].contiguous(),
+                    (log_total if grad_entropy is None else grad_entropy)[chunk].contiguous(),
+                    grad_entropy is not None,
+                )  # fmt: skip
+                gradients.multiply(chunk)
+                continue
             for rows, local in logits.blocks(chunk):
                 z = logits.read(local)
                 kept = gradients.keep(z)

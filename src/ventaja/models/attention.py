@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from ventaja.errors import ModelError, VentajaError
+from ventaja.models import fast_layers
 
 IMPLEMENTATION = "ventaja"
 
@@ -91,7 +92,7 @@ AttentionInterface.register(IMPLEMENTATION, _planned_attention)
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model attends as transformers has it, so that it can be called on its own."""
+    """Inside the block the model computes as transformers has it, so that it can be called on its own."""
     if model.config._attn_implementation != IMPLEMENTATION:
         yield
         return
@@ -99,7 +100,8 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     model.set_attn_implementation("sdpa" if model._supports_sdpa and softcap is None else "eager")
     try:
-        yield
+        with fast_layers.removed(model):
+            yield
     finally:
         model.set_attn_implementation(IMPLEMENTATION)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ventaja.errors import ModelError
+from ventaja.settings import cache_folder
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,6 @@ CATALOG = {
     ),
 }
 """SmolLM2-135M-Instruct: arXiv:2502.02737, Apache-2.0."""
-
-
-def cache_folder() -> Path:
-    """`$VENTAJA_CACHE`, else `$XDG_CACHE_HOME/ventaja`, else `~/.cache/ventaja`."""
-    if own := os.environ.get("VENTAJA_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ventaja"
 
 
 def packaged_model(name: str) -> Path:

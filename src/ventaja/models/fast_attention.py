@@ -9,11 +9,14 @@ itself) are joined by their log-sum-exp, and each piece's backward pass is given
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ventaja import kernels
 
 LARGE = 2**23
 """Scores per layer beyond which they are not kept."""
@@ -24,79 +27,77 @@ HIDDEN = -1e30
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T]."""
+    """The prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T].
+
+    Each sees itself, causally, and the answers also the L places of their prompt.
+    """
 
     start: int
     stop: int
     shape: tuple[int, int, int]
     index: Tensor
-    """Row index of each grid place, flat; any token's where there is none."""
+    """Row index of each grid place, flat; −1 where there is no token."""
     slot: Tensor
     """Flat grid place of each of the part's tokens."""
+    prompt_length: Tensor
+    """[P] how many tokens of the prompt are seen; 0 for prompts themselves."""
+    prompt_places: int
+    """L"""
+    window: int | None
 
     def spread(self, x_NHD: Tensor, key_heads: int) -> Tensor:
-        """[N, H, D] → [P, K, G, r, T, D]: the part's tokens in the grid, r query heads to a key head."""
+        """[N, H, D] → [P, K, G, r, T, D]: the part's tokens in the grid, r query heads to a key head; else 0."""
         P, G, T = self.shape
-        heads = x_NHD.shape[1]
-        grid = x_NHD.index_select(0, self.index).view(P, G, T, key_heads, heads // key_heads, -1)
-        return grid.permute(0, 3, 1, 4, 2, 5).contiguous()
-
-    def spread_gradient(self, gradient_NHD: Tensor, key_heads: int) -> Tensor:
-        """As `spread`, with 0 where there is no token."""
-        P, G, T = self.shape
-        heads, width = gradient_NHD.shape[1:]
-        grid = gradient_NHD.new_zeros(P * G * T, heads, width)
-        grid.index_copy_(0, self.slot, gradient_NHD[self.start : self.stop])
-        grid = grid.view(P, G, T, key_heads, heads // key_heads, width)
-        return grid.permute(0, 3, 1, 4, 2, 5).contiguous()
+        heads, width = x_NHD.shape[1:]
+        grid = x_NHD.new_empty(P, key_heads, G, heads // key_heads, T, width)
+        kernels.gather_heads(x_NHD, self.index, grid)
+        return grid
 
     def collect(self, grid: Tensor, out_NHD: Tensor) -> None:
         """[P, K, G, r, T, D] back into its rows of [N, H, D]."""
-        P, G, T = self.shape
-        flat = grid.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, *out_NHD.shape[1:])
-        torch.index_select(flat, 0, self.slot, out=out_NHD[self.start : self.stop])
+        kernels.scatter_heads(grid.contiguous(), self.slot, self.start, out_NHD)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Both parts of a row and what their queries must not see, as numbers to add to the scores."""
-
-    prompts: Part
-    answers: Part | None
-    prompt_bias: Tensor
-    """[P or 1, L, L]"""
-    answer_bias: Tensor | None
-    """[P, T, L + T]"""
-    has_window: bool
+    @cached_property
+    def bias(self) -> Tensor:
+        """[P, T, L + T] what to add to the scores so that a query sees what it should."""
+        T, L = self.shape[2], self.prompt_places
+        place_T, place_L = torch.arange(T), torch.arange(L)
+        gap_TT = place_T[:, None] - place_T
+        own_TT = gap_TT >= 0
+        length_P11 = self.prompt_length[:, None, None]
+        prompt_PTL = (place_L < length_P11).expand(-1, T, -1)
+        if self.window is not None:
+            own_TT = own_TT & (gap_TT < self.window)
+            prompt_PTL = prompt_PTL & (length_P11 + place_T[:, None] - place_L < self.window)
+        sees = torch.cat([prompt_PTL, own_TT.expand(len(prompt_PTL), -1, -1)], dim=-1)
+        return torch.zeros(sees.shape).masked_fill_(~sees, HIDDEN)
 
 
 def group_attention(
-    query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, parts: Parts, scaling: float
+    query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, parts: tuple[Part, ...], scaling: float
 ) -> Tensor:
-    """Attention output [N, H, D]; gradients flow to all three."""
-    return _GroupAttention.apply(query_NHD, key_NKD, value_NKD, parts, scaling)
+    """Attention output [N, H, D]; gradients flow to all three. `parts`: the prompts, then the answers if any."""
+    contiguous = (x.contiguous() for x in (query_NHD, key_NKD, value_NKD))
+    return _GroupAttention.apply(*contiguous, parts, scaling)
 
 
 class _GroupAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: tuple[Part, ...], scaling: float
+    ) -> Tensor:
         K = key.shape[1]
-        output = torch.empty(query.shape, dtype=query.dtype)
+        output = torch.empty_like(query)
         saved: list[Tensor] = []
         ctx.pieces = []
         shared: tuple[Tensor, Tensor] | None = None
-        for part, bias in ((parts.prompts, parts.prompt_bias), (parts.answers, parts.answer_bias)):
-            if part is None or bias is None:
-                continue
-            q, k, v = (
-                part.spread(query, K),
-                part.spread(key, K)[:, :, :, 0],
-                part.spread(value, K)[:, :, :, 0],
-            )
-            piece = _Piece(part, bias, scaling, parts.has_window)
+        for part in parts:
+            q = part.spread(query, K)
+            k, v = part.spread(key, K)[:, :, :, 0], part.spread(value, K)[:, :, :, 0]
+            piece = _Piece(part, scaling)
             out, kept = piece.forward(q, k, v, shared)
             part.collect(out, output)
-            ctx.pieces.append((piece, len(saved), shared is not None))
+            ctx.pieces.append((piece, len(saved), len(kept), shared is not None))
             saved += [q, k, v, *kept]
             shared = (k[:, :, 0], v[:, :, 0])
         ctx.save_for_backward(*saved)
@@ -108,14 +109,17 @@ class _GroupAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         saved = ctx.saved_tensors
         query_shape, key_shape = ctx.shapes
+        gradient = gradient.contiguous()
         d_query = gradient.new_empty(query_shape)
         d_key, d_value = gradient.new_empty(key_shape), gradient.new_empty(key_shape)
         prompt_key, prompt_value = saved[1][:, :, 0], saved[2][:, :, 0]
         d_prompt: tuple[Tensor, Tensor] | None = None
-        for piece, place, sees_prompt in reversed(ctx.pieces):  # answers first: they add to the prompts' keys
+        for piece, place, count, sees_prompt in reversed(
+            ctx.pieces
+        ):  # answers first: they add to the prompts' keys
             q, k, v = saved[place : place + 3]
-            kept = saved[place + 3 : place + 5]
-            d_out = piece.part.spread_gradient(gradient, key_shape[1])
+            kept = saved[place + 3 : place + 3 + count]
+            d_out = piece.part.spread(gradient, key_shape[1])
             shared = (prompt_key, prompt_value) if sees_prompt else None
             dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, kept)
             if not sees_prompt and d_prompt is not None:
@@ -133,29 +137,33 @@ class _Piece:
     """Queries [P, K, G, r, T, D] over own keys [P, K, G, T, D] and, for answers, shared ones [P, K, L, D]."""
 
     part: Part
-    bias: Tensor
     scaling: float
-    has_window: bool
+
+    def _is_large(self, q: Tensor) -> bool:
+        P, K, G, r, T, _ = q.shape
+        return P * K * G * r * T * (self.part.prompt_places + T) > LARGE
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        P, K, G, r, T, D = q.shape
-        L = shared[0].shape[2] if shared else 0
-        if P * K * G * r * T * (L + T) > LARGE:
+        if self._is_large(q):
             return self._flash_forward(q, k, v, shared)
-        scores = torch.empty(P, K, G, r, T, L + T)
-        scores[..., L:] = (q.view(P * K * G, r * T, D) @ k.view(P * K * G, T, D).mT).view(P, K, G, r, T, T)
+        P, K, G, r, T, D = q.shape
+        own, joint = (P * K * G, r * T), (P * K, G * r * T)
+        over_own = (q.view(*own, D) @ k.view(-1, T, D).mT).view(P, K, G, r, T, T)
+        over_prompt = q.new_empty(P, K, G, r, T, self.part.prompt_places)
         if shared:
-            over_prompt = q.view(P * K, G * r * T, D) @ shared[0].reshape(P * K, L, D).mT
-            scores[..., :L] = over_prompt.view(P, K, G, r, T, L)
-        scores.mul_(self.scaling).add_(self.bias[:, None, None, None])
-        weights = torch.softmax(scores, -1, out=scores).to(q.dtype)
-        out = weights[..., L:].reshape(P * K * G, r * T, T) @ v.view(P * K * G, T, D)
+            L = self.part.prompt_places
+            torch.bmm(q.view(*joint, D), shared[0].reshape(P * K, L, D).mT, out=over_prompt.view(*joint, L))
+        kernels.join_softmax(
+            over_prompt, over_own, self.part.prompt_length, self.part.window or 0, self.scaling
+        )
+        out = over_own.view(*own, T) @ v.view(-1, T, D)
         if shared:
-            out = out.view(P * K, G * r * T, D)
-            out.baddbmm_(weights[..., :L].reshape(P * K, G * r * T, L), shared[1].reshape(P * K, L, D))
-        return out.view(q.shape), (weights, out.view(q.shape))
+            out = out.view(*joint, D)
+            out.baddbmm_(over_prompt.view(*joint, L), shared[1].reshape(P * K, L, D))
+        out = out.view(q.shape)
+        return out, (over_prompt, over_own, out)
 
     def backward(
         self,
@@ -166,32 +174,26 @@ class _Piece:
         shared: tuple[Tensor, Tensor] | None,
         kept: tuple[Tensor, ...],
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        P, K, G, r, T, D = q.shape
-        L = shared[0].shape[2] if shared else 0
-        if P * K * G * r * T * (L + T) > LARGE:
+        if self._is_large(q):
             return self._flash_backward(d_out, q, k, v, shared, kept)
-        weights, out = kept
+        P, K, G, r, T, D = q.shape
+        w_prompt, w_own, out = kept
         own, joint = (P * K * G, r * T), (P * K, G * r * T)
-        d_own = d_out.view(*own, D)
-        d_weights = torch.empty(weights.shape)
-        d_weights[..., L:] = (d_own @ v.view(-1, T, D).mT).view(P, K, G, r, T, T)
-        w_own = weights[..., L:].reshape(*own, T)
-        d_v = w_own.mT @ d_own
-        d_shared_v = None
+        d_over_own = (d_out.view(*own, D) @ v.view(-1, T, D).mT).view(w_own.shape)
+        d_v = w_own.view(*own, T).mT @ d_out.view(*own, D)
+        d_over_prompt = torch.empty_like(w_prompt)
         if shared:
+            L = self.part.prompt_places
             d_joint = d_out.view(*joint, D)
-            w_joint = weights[..., :L].reshape(*joint, L)
-            d_weights[..., :L] = (d_joint @ shared[1].reshape(P * K, L, D).mT).view(P, K, G, r, T, L)
-            d_shared_v = (w_joint.mT @ d_joint).view(P, K, L, D)
-        # softmax backward:  dS = W · (dW − Σ dW·W),  and the sum equals Σ dOut·Out
-        d_weights -= (d_out * out).sum(dim=-1, keepdim=True, dtype=torch.float32)
-        d_scores = d_weights.mul_(weights).mul_(self.scaling).to(q.dtype)
-        s_own = d_scores[..., L:].reshape(*own, T)
+            torch.bmm(d_joint, shared[1].reshape(P * K, L, D).mT, out=d_over_prompt.view(*joint, L))
+            d_shared_v = (w_prompt.view(*joint, L).mT @ d_joint).view(P, K, L, D)
+        kernels.join_softmax_gradient(w_prompt, w_own, out, d_out, self.scaling, d_over_prompt, d_over_own)
+        s_own = d_over_own.view(*own, T)
         d_q = s_own @ k.view(-1, T, D)
         d_k = s_own.mT @ q.view(*own, D)
         d_shared = None
-        if shared and d_shared_v is not None:
-            s_joint = d_scores[..., :L].reshape(*joint, L)
+        if shared:
+            s_joint = d_over_prompt.view(*joint, L)
             d_q = d_q.view(*joint, D).baddbmm_(s_joint, shared[0].reshape(P * K, L, D))
             d_shared = ((s_joint.mT @ q.view(*joint, D)).view(P, K, L, D), d_shared_v)
         return d_q.view(q.shape), d_k.view(k.shape), d_v.view(v.shape), d_shared
@@ -209,15 +211,15 @@ class _Piece:
 
     def _own_mask(self, L: int, G: int) -> Tensor | None:
         """None where plain causality is all; else what to add to the scores over the answer itself."""
-        if not self.has_window:
+        if self.part.window is None:
             return None
-        mask = self.bias[:, None, :, L:]
+        mask = self.part.bias[:, None, :, L:]
         return mask.repeat_interleave(G, dim=0) if mask.shape[0] > 1 else mask
 
     def _shared_mask(self, L: int, rows: int) -> Tensor:
         """What to add to the scores over the prompt, for query rows ordered (G, r, T)."""
-        mask = self.bias[:, None, :, :L]
-        return mask.repeat(1, 1, rows // mask.shape[2], 1) if self.has_window else mask[:, :, :1]
+        mask = self.part.bias[:, None, :, :L]
+        return mask[:, :, :1] if self.part.window is None else mask.repeat(1, 1, rows // mask.shape[2], 1)
 
     def _flash_forward(
         self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ventaja.models.fast_attention import HIDDEN, Part, Parts, group_attention
+from ventaja import kernels
+from ventaja.models.fast_attention import Part, group_attention
 from ventaja.models.layout import PackedRow
 
 
@@ -24,7 +25,7 @@ class GroupAttention:
         _, G, T = row.answer_index_PGT.shape
         self.P, self.L, self.G, self.T = P, L, G, T
         self._masks: dict[int | None, tuple[Tensor, Tensor | None]] = {}
-        self._parts: dict[int | None, Parts] = {}
+        self._parts: dict[int | None, tuple[Part, ...]] = {}
 
     def attend(
         self,
@@ -39,7 +40,7 @@ class GroupAttention:
     ) -> Tensor:
         query, key, value = (x.transpose(0, 1) for x in (query_HND, key_KND, value_KND))  # [N, heads, D]
         same_width = query.shape[2] == value.shape[2]
-        if softcap is None and same_width and query.device.type == "cpu" and query.dtype != torch.float64:
+        if softcap is None and same_width and kernels.usable(query, key, value):
             return group_attention(query, key, value, self._fast_parts(window), scaling)
         return self._attend_plainly(query, key, value, scaling, window, softcap)
 
@@ -87,35 +88,32 @@ class GroupAttention:
         answer_out = answer_out.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, H, -1)[self.row.answer_slot_n]
         return torch.cat([output, answer_out])
 
-    def _fast_parts(self, window: int | None) -> Parts:
+    def _fast_parts(self, window: int | None) -> tuple[Part, ...]:
         """The row's tables as `fast_attention` takes them."""
         if window not in self._parts:
             row = self.row
             prompt_tokens = row.prompt_slot_n.numel()
-            sees_prompt, sees_answer = self._visible(window)
-            answers = answer_bias = None
-            if sees_answer is not None:
-                answers = Part(
-                    start=prompt_tokens,
-                    stop=row.tokens,
-                    shape=(self.P, self.G, self.T),
-                    index=row.answer_index_PGT.flatten(),
-                    slot=row.answer_slot_n,
-                )
-                answer_bias = torch.zeros(sees_answer[:, 0].shape).masked_fill_(~sees_answer[:, 0], HIDDEN)
-            self._parts[window] = Parts(
-                prompts=Part(
-                    start=0,
-                    stop=prompt_tokens,
-                    shape=(self.P, 1, self.L),
-                    index=row.prompt_index_PL.flatten(),
-                    slot=row.prompt_slot_n,
-                ),
-                answers=answers,
-                prompt_bias=torch.zeros(1, self.L, self.L).masked_fill_(~sees_prompt[:1], HIDDEN),
-                answer_bias=answer_bias,
-                has_window=window is not None,
+            prompts = Part(
+                start=0,
+                stop=prompt_tokens,
+                shape=(self.P, 1, self.L),
+                index=_with_gaps(row.prompt_index_PL, row.prompt_slot_n),
+                slot=row.prompt_slot_n,
+                prompt_length=torch.zeros_like(row.prompt_length_P),
+                prompt_places=0,
+                window=window,
             )
+            answers = Part(
+                start=prompt_tokens,
+                stop=row.tokens,
+                shape=(self.P, self.G, self.T),
+                index=_with_gaps(row.answer_index_PGT, row.answer_slot_n),
+                slot=row.answer_slot_n,
+                prompt_length=row.prompt_length_P,
+                prompt_places=self.L,
+                window=window,
+            )
+            self._parts[window] = (prompts, answers) if self.T else (prompts,)
         return self._parts[window]
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor | None]:
@@ -143,6 +141,13 @@ class GroupAttention:
                 sees_answer = sees_answer[:, None].expand(-1, self.G, -1, -1)
             self._masks[window] = (sees_prompt, sees_answer)
         return self._masks[window]
+
+
+def _with_gaps(index: Tensor, slot_n: Tensor) -> Tensor:
+    """The flat table with −1 at the places where there is no token."""
+    gaps = torch.full((index.numel(),), -1)
+    gaps[slot_n] = index.flatten()[slot_n]
+    return gaps
 
 
 def _softmax(scores: Tensor, visible: Tensor, scaling: float, softcap: float | None) -> Tensor:

@@ -47,9 +47,15 @@ class LogitHead:
                 f"(largest difference {float((ours - theirs).abs().max()):.3g}). Please report the architecture."
             )
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [..., V] of hidden states [..., D]."""
-        logits = self.linear(hidden).float()
+    def logits(self, hidden: Tensor, *, widened: bool = True) -> Tensor:
+        """Float32 logits [..., V] of hidden states [..., D].
+
+        With `widened` False they stay in the model's precision where nothing else is to be done to them.
+        """
+        logits = self.linear(hidden)
+        if not widened and self.scale == 1.0 and self.softcap is None:
+            return logits
+        logits = logits.float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:

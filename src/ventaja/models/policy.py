@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ventaja.models import fast_layers
 from ventaja.models.attention import plain_attention, plan_attention
 from ventaja.models.chat import Tokenizer
 from ventaja.models.group_attention import GroupAttention
@@ -48,6 +49,8 @@ class Policy:
             self.head = LogitHead.of(self.causal_lm)
         self.not_packable = plan_attention(self.causal_lm)
         """Why this model cannot share a prompt's computation; None if it can."""
+        if self.not_packable is None:
+            fast_layers.install(self.causal_lm)
 
     @property
     def device(self) -> torch.device:

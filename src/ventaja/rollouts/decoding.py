@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ventaja import kernels
 from ventaja.models.fast_attention import HIDDEN
 from ventaja.models.group_attention import GroupAttention
 from ventaja.models.layout import PackedRow
+
+FEW_KEYS = 512
+"""Up to so many keys an answer's attention is one kernel; beyond, products over all answers of a prompt."""
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -140,6 +144,16 @@ class Decode:
         repeat = H // K
         prompt_key, prompt_value = self.cache.prompt_SKLD[layer]
         answer_key, answer_value = self.cache.answer_BKTD[layer]
+        same_width = value_KND.shape[2] == D
+        few_keys = self.cache.prompt_length + self.longest <= FEW_KEYS
+        if softcap is None and same_width and few_keys and kernels.usable(query_HND, key_KND, value_KND):
+            query, key, value = (x.transpose(0, 1).contiguous() for x in (query_HND, key_KND, value_KND))
+            output = torch.empty_like(query)
+            kernels.decode_attention(
+                query, key, value, prompt_key, prompt_value, answer_key, answer_value, self.members.slot_B,
+                self.members.prompt_length_S, self.length_B, window or 0, scaling, output,
+            )  # fmt: skip
+            return output
         answer_key[self.rows, :, self.length_B] = key_KND.transpose(0, 1)
         answer_value[self.rows, :, self.length_B] = value_KND.transpose(0, 1)
         prompt_mask, answer_mask = self._hidden(window, query_HND.dtype)

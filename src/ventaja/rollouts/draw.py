@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ventaja import kernels
 from ventaja.rollouts.engine import Sampling
 
 BLOCK = 256
@@ -14,12 +15,18 @@ BLOCK = 256
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Token [B] and its log-prob [B] under the distribution that it was really drawn from.
 
-    `logits_BV` is float32 and is overwritten. `uniform_B` is float64 in [0, 1). Greedy (temperature 0) takes
-    the likeliest token with certainty, so its log-prob is 0.
+    `logits_BV` may be in the model's own precision; float32 ones are overwritten. `uniform_B` is float64 in [0, 1).
+    Greedy (temperature 0) takes the likeliest token with certainty, so its log-prob is 0.
     """
     if sampling.temperature == 0:
         token_B = logits_BV.argmax(dim=-1)
         return token_B, torch.zeros(len(token_B), dtype=torch.float32, device=token_B.device)
+    if sampling.is_whole and kernels.usable(logits_BV):
+        token_B = torch.empty(len(logits_BV), dtype=torch.long)
+        logprob_B = torch.empty(len(logits_BV))
+        kernels.draw_words(logits_BV.contiguous(), 1 / sampling.temperature, uniform_B, token_B, logprob_B)
+        return token_B, logprob_B
+    logits_BV = logits_BV.float()
     if sampling.temperature != 1:
         logits_BV.div_(sampling.temperature)
     if not sampling.is_whole:

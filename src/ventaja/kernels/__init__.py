@@ -1,0 +1,33 @@
+"""Loops over memory that torch would walk through five or ten times, walked through once; for CPUs.
+
+Each does exactly what a few lines of torch beside its caller do, and a test says so. Matrix products stay torch's.
+Compiled by numba at first use, and kept on disk; threads are torch's own.
+"""
+
+from ventaja.kernels.attention import gather_heads, join_softmax, join_softmax_gradient, scatter_heads
+from ventaja.kernels.decoding import decode_attention
+from ventaja.kernels.gated import GELU_TANH, SILU, gated, gated_gradient
+from ventaja.kernels.norm import PARTS, rms_norm, rms_norm_gradient
+from ventaja.kernels.numbers import usable
+from ventaja.kernels.rotary import rotate
+from ventaja.kernels.vocabulary import draw_words, log_totals, logit_gradients
+
+__all__ = [
+    "GELU_TANH",
+    "PARTS",
+    "SILU",
+    "decode_attention",
+    "draw_words",
+    "gated",
+    "gated_gradient",
+    "gather_heads",
+    "join_softmax",
+    "join_softmax_gradient",
+    "log_totals",
+    "logit_gradients",
+    "rms_norm",
+    "rms_norm_gradient",
+    "rotate",
+    "scatter_heads",
+    "usable",
+]

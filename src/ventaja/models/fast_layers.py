@@ -1,0 +1,302 @@
+"""Norms, gated MLPs and rotary attention of transformers' models with fewer walks over memory, for the CPU.
+
+A layer's forward is replaced by an equal one, if a trial on a few random tokens shows that it is equal; what no
+replacement fits keeps its own. Matrix products stay the layer's own linear modules, adapters included. On a GPU, in
+float64, or without a plan for attention, the replaced forward is called as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ventaja import kernels
+
+# The operations ---------------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, offset: float, rounds_first: bool) -> Tensor:
+    """x/√(mean x² + ε) · (offset + w) over the last dimension."""
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps, offset, rounds_first)[0]
+    return _RMSNorm.apply(x, weight, eps, offset, rounds_first)
+
+
+def _normed(
+    x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
+) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    y, inverse = torch.empty_like(x), torch.empty(x.shape[:-1])
+    kernels.rms_norm(_rows(x), weight, eps, offset, rounds_first, _rows(y), inverse.view(-1))
+    return y, inverse.view(-1)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> Tensor:
+        y, inverse = _normed(x, weight, eps, offset, rounds_first)
+        ctx.save_for_backward(x.contiguous(), weight, inverse)
+        ctx.offset = offset
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        d_x, gradient = torch.empty_like(x), gradient.contiguous()
+        d_weight = torch.empty(kernels.PARTS, x.shape[-1])
+        kernels.rms_norm_gradient(
+            _rows(x), weight, ctx.offset, inverse, _rows(gradient), _rows(d_x), d_weight
+        )
+        return d_x, d_weight.sum(0).to(weight.dtype), None, None, None
+
+
+def gated(a: Tensor, b: Tensor, activation: int) -> Tensor:
+    """act(a)·b, elementwise; `activation` is kernels.SILU or kernels.GELU_TANH."""
+    if not torch.is_grad_enabled():
+        return _gated(a.contiguous(), b.contiguous(), activation)
+    return _Gated.apply(a, b, activation)
+
+
+def _gated(a: Tensor, b: Tensor, activation: int) -> Tensor:
+    y = torch.empty_like(a)
+    kernels.gated(_rows(a), _rows(b), activation, _rows(y))
+    return y
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, activation: int) -> Tensor:
+        a, b = a.contiguous(), b.contiguous()
+        ctx.save_for_backward(a, b)
+        ctx.activation = activation
+        return _gated(a, b, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        d_a, d_b = torch.empty_like(a), torch.empty_like(b)
+        kernels.gated_gradient(
+            _rows(a), _rows(b), ctx.activation, _rows(gradient.contiguous()), _rows(d_a), _rows(d_b)
+        )
+        return d_a, d_b, None
+
+
+def rotate(x_NHD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+    """Rotary positions: queries or keys turned by their tokens' angles."""
+    if not torch.is_grad_enabled():
+        return _turned(x_NHD, cos_ND, sin_ND, 1.0)
+    return _Rotate.apply(x_NHD, cos_ND, sin_ND)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    kernels.rotate(x, cos, sin, direction, y)
+    return y
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, sin, -1.0), None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[…, D] as [rows, D], without copying."""
+    return x.view(-1, x.shape[-1])
+
+
+# The layers -------------------------------------------------------------------------------------------------
+
+
+class FastForward:
+    """Stands in for a module's forward; `plain` is the forward that it replaced."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        self.plain = module.forward
+
+    def trial(self) -> bool:
+        """True if this computes what the module itself does, on a few tokens."""
+        raise NotImplementedError
+
+
+class FastNorm(FastForward):
+    """Of a root-mean-square norm; which of the three customary ways it is, the trial finds out."""
+
+    WAYS = (
+        {"offset": 0.0, "rounds_first": True},
+        {"offset": 0.0, "rounds_first": False},
+        {"offset": 1.0, "rounds_first": False},
+    )
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.eps = float(getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or 0.0)
+        self.way: dict[str, Any] = {}
+
+    @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        weights = dict(module.named_parameters())
+        return (
+            "RMSNorm" in type(module).__name__ and list(weights) == ["weight"] and weights["weight"].ndim == 1
+        )
+
+    def trial(self) -> bool:
+        x = _random(3, *self.module.weight.shape, like=self.module.weight)
+        expected = self.plain(x)
+        off = []
+        for way in self.WAYS:
+            self.way = way
+            off.append(float((self(x) - expected).float().abs().max()))
+        self.way = self.WAYS[off.index(min(off))]
+        return _equal(self(x), expected)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not kernels.usable(x, self.module.weight):
+            return self.plain(x)
+        return rms_norm(x, self.module.weight, eps=self.eps, **self.way)
+
+
+class FastMLP(FastForward):
+    """Of an MLP that is down(act(gate(x)) · up(x))."""
+
+    ACTIVATIONS = (
+        (kernels.SILU, nn.functional.silu),
+        (kernels.GELU_TANH, lambda x: nn.functional.gelu(x, approximate="tanh")),
+    )
+
+    @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        return {"gate_proj", "up_proj", "down_proj"} <= {n for n, _ in module.named_children()} and hasattr(
+            module, "act_fn"
+        )
+
+    def trial(self) -> bool:
+        x = torch.linspace(-4, 4, 50)
+        ours = [which for which, act in self.ACTIVATIONS if _equal(self.module.act_fn(x), act(x))]
+        if not ours:
+            return False
+        self.activation = ours[0]
+        x = _random(3, self.module.gate_proj.in_features, like=self.module.gate_proj.weight)
+        return _equal(self(x), self.plain(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not kernels.usable(x):
+            return self.plain(x)
+        gate, up = self.module.gate_proj(x), self.module.up_proj(x)
+        return self.module.down_proj(gated(gate, up, self.activation))
+
+
+class FastAttention(FastForward):
+    """Of attention with rotary positions, and perhaps norms of queries and keys, under a plan."""
+
+    PARTS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    @classmethod
+    def fits(cls, module: nn.Module) -> bool:
+        return set(cls.PARTS) <= {n for n, _ in module.named_children()} and all(
+            hasattr(module, name) for name in ("head_dim", "layer_idx", "scaling")
+        )
+
+    def trial(self) -> bool:
+        m = self.module
+        hidden = _random(1, 3, m.q_proj.in_features, like=m.q_proj.weight)
+        angle = _random(1, 3, m.head_dim // 2, like=m.q_proj.weight).repeat(1, 1, 2)
+        seen: list[tuple[Any, ...]] = []
+
+        class Note:
+            def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+                seen.append((layer, query, key, value, how))
+                return query.transpose(0, 1)
+
+        how = {"position_embeddings": (angle.cos(), angle.sin()), "attention_mask": None, "plan": Note()}
+        expected, ours = self.plain(hidden, **how)[0], self(hidden, **how)[0]
+        (layer, *theirs, their_way), (our_layer, *our_own, our_way) = seen
+        tensors = [(expected, ours), *zip(theirs, our_own, strict=True)]
+        return layer == our_layer and their_way == our_way and all(_equal(a, b) for a, b in tensors)
+
+    def __call__(
+        self, hidden_states: Tensor, position_embeddings: Any = None, *, plan: Any = None, **others: Any
+    ) -> Any:
+        m = self.module
+        if plan is None or position_embeddings is None or not kernels.usable(hidden_states):
+            return self.plain(hidden_states, position_embeddings=position_embeddings, plan=plan, **others)
+        query, key, value = (
+            part(hidden_states)[0].unflatten(-1, (-1, m.head_dim)) for part in (m.q_proj, m.k_proj, m.v_proj)
+        )
+        query, key = (
+            getattr(m, norm)(x) if hasattr(m, norm) else x for norm, x in (("q_norm", query), ("k_norm", key))
+        )
+        cos, sin = (table[0] for table in position_embeddings)
+        output_NHD = plan.attend(
+            m.layer_idx,
+            rotate(query, cos, sin).transpose(0, 1),
+            rotate(key, cos, sin).transpose(0, 1),
+            value.transpose(0, 1),
+            scaling=m.scaling,
+            window=getattr(m, "sliding_window", None),
+            softcap=getattr(m, "attn_logit_softcapping", None),
+        )
+        return m.o_proj(output_NHD.flatten(-2)[None]), None
+
+
+KINDS = (FastNorm, FastMLP, FastAttention)
+
+
+@torch.no_grad()
+def install(model: nn.Module) -> None:
+    """Replace the forward of every layer that a kind fits and whose trial succeeds; norms first, others use them."""
+    if any(p.device.type != "cpu" for p in model.parameters()):
+        return
+    for kind in KINDS:
+        for module in model.modules():
+            if not kind.fits(module):
+                continue
+            fast = kind(module)
+            try:
+                is_equal = fast.trial()
+            except (
+                Exception
+            ):  # an unusual layer may refuse the trial's arguments in any way; it keeps its own
+                is_equal = False
+            if is_equal:
+                module.forward = fast
+
+
+@contextmanager
+def removed(model: nn.Module) -> Iterator[None]:
+    """Inside the block every layer computes as transformers wrote it."""
+    fast = [(m, m.forward) for m in model.modules() if isinstance(vars(m).get("forward"), FastForward)]
+    for module, _ in fast:
+        del module.forward
+    try:
+        yield
+    finally:
+        for module, forward in fast:
+            module.forward = forward
+
+
+def _random(*shape: int, like: Tensor) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    near = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-4
+    return ours.dtype == theirs.dtype and torch.allclose(
+        ours, theirs, rtol=near, atol=near * float(theirs.abs().max())
+    )

@@ -1,0 +1,155 @@
+"""Each kernel computes what a few lines of torch do, in float32 and in bfloat16, on any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
+from torch.testing import assert_close
+
+from ventaja import kernels
+from ventaja.functional import fused_logprobs
+from ventaja.models.fast_layers import gated, rms_norm, rotate
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+SIZES = pytest.mark.parametrize("size", [1, 7, 16, 64, 83])
+
+
+def near(dtype: torch.dtype) -> dict[str, float]:
+    """Float32 sums in another order; bfloat16 that rounds once where torch rounds at each step."""
+    return {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).requires_grad_()
+
+
+def agree(ours: Tensor, theirs: Tensor, inputs: list[Tensor], dtype: torch.dtype) -> None:
+    """In value, and in every gradient of a random sum."""
+    assert ours.dtype == dtype
+    weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(9))
+    results = [
+        torch.autograd.grad((y.float() * weight).sum(), inputs, retain_graph=True) for y in (ours, theirs)
+    ]
+    assert_close(ours.float(), theirs.float(), **near(dtype))
+    for mine, plain in zip(*results, strict=True):
+        assert_close(mine.float(), plain.float(), **near(dtype))
+
+
+@DTYPES
+@SIZES
+@pytest.mark.parametrize(("offset", "rounds_first"), [(0.0, True), (0.0, False), (1.0, False)])
+def test_rms_norm(dtype: torch.dtype, size: int, offset: float, rounds_first: bool) -> None:
+    x, w = random(2, 5, size, dtype=dtype), random(size, dtype=dtype, seed=1)
+    n = x.float() * (x.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    plain = w * n.to(dtype) if rounds_first else ((offset + w.float()) * n).to(dtype)
+    agree(rms_norm(x, w, eps=1e-6, offset=offset, rounds_first=rounds_first), plain, [x, w], dtype)
+
+
+def test_rms_norm_by_hand() -> None:
+    # mean of 3² and 4² is 12.5; 3/√12.5 = 0.848528, 4/√12.5 = 1.131371; weights 2 and 1
+    y = rms_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([2.0, 1.0]), eps=0.0, offset=0.0, rounds_first=True)
+    assert_close(y, torch.tensor([[1.697056, 1.131371]]))
+
+
+@DTYPES
+@SIZES
+@pytest.mark.parametrize("which", [kernels.SILU, kernels.GELU_TANH])
+def test_gated(dtype: torch.dtype, size: int, which: int) -> None:
+    a, b = random(2, 3, size, dtype=dtype), random(2, 3, size, dtype=dtype, seed=1)
+    act = silu(a) if which == kernels.SILU else gelu(a, approximate="tanh")
+    agree(gated(a, b, which), act * b, [a, b], dtype)
+
+
+def test_gated_far_out() -> None:
+    a = torch.tensor([[-200.0, -90.0, 0.0, 90.0, 200.0]])
+    assert_close(gated(a, torch.ones_like(a), kernels.SILU), silu(a))
+    assert_close(gated(a, torch.ones_like(a), kernels.GELU_TANH), gelu(a, approximate="tanh"))
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [2, 8, 64, 82])
+def test_rotate(dtype: torch.dtype, size: int) -> None:
+    x = random(5, 3, size, dtype=dtype)
+    angle = random(5, size // 2, dtype=torch.float32, seed=1).detach().repeat(1, 2)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    first, second = x.chunk(2, -1)
+    plain = x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+    agree(rotate(x, cos, sin), plain, [x], dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [1, 15, 103, 1000])
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_log_probs_and_entropy(dtype: torch.dtype, size: int, scale: float) -> None:
+    hidden, weight = random(6, 5, dtype=dtype), random(size, 5, dtype=dtype, seed=1)
+    token = torch.arange(6) * 7 % size
+    log_p = ((hidden @ weight.T).float() * scale / 1.3).log_softmax(-1)
+    picked, entropy = log_p.gather(1, token[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    ours = fused_logprobs(hidden, weight, token, scale=scale, temperature=1.3, entropy=True, chunk_tokens=4)
+    assert ours[1] is not None
+    for mine, plain in zip(ours, (picked, entropy), strict=True):
+        assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+    mix = torch.linspace(-1, 2, 6)
+    results = [
+        torch.autograd.grad((p * mix).sum() + (h * mix.flip(0)).sum(), [hidden, weight])
+        for p, h in (ours, (picked, entropy))
+    ]
+    for mine, plain in zip(*results, strict=True):
+        assert_close(mine.float(), plain.float(), **near(dtype))
+
+
+def attention_by_hand(q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+    return (keys.float() @ q.float() * scaling).softmax(0) @ values.float()
+
+
+@DTYPES
+@pytest.mark.parametrize("window", [0, 1, 4, 9])
+def test_decoding_attends_to_prompt_and_itself(dtype: torch.dtype, window: int) -> None:
+    B, H, K, D, S, L, T = 5, 6, 2, 8, 3, 7, 6
+    query, key, value = (random(B, h, D, dtype=dtype, seed=h + i).detach() for i, h in enumerate((H, K, K)))
+    prompt_key, prompt_value = random(2, S, K, L, D, dtype=dtype, seed=5).detach()
+    answer_key, answer_value = random(2, B + 2, K, T, D, dtype=dtype, seed=6).detach()
+    before = answer_key.clone()
+    slot, prompt_length, length = (
+        torch.tensor([2, 0, 0, 1, 2]),
+        torch.tensor([7, 1, 4]),
+        torch.tensor([0, 1, 2, 5, 3]),
+    )
+    out = torch.empty_like(query)
+    kernels.decode_attention(
+        query, key, value, prompt_key, prompt_value, answer_key, answer_value, slot, prompt_length, length, window,
+        0.3, out,
+    )  # fmt: skip
+    for b in range(B):
+        t, n, s = int(length[b]), int(prompt_length[slot[b]]), int(slot[b])
+        assert torch.equal(answer_key[b, :, t], key[b])
+        assert torch.equal(answer_key[b, :, :t], before[b, :, :t])
+        for h in range(H):
+            k = h // (H // K)
+            keys = torch.cat([prompt_key[s, k, :n], answer_key[b, k, : t + 1]])[-window:]
+            values = torch.cat([prompt_value[s, k, :n], answer_value[b, k, : t + 1]])[-window:]
+            assert_close(out[b, h].float(), attention_by_hand(query[b, h], keys, values, 0.3), **near(dtype))
+    assert torch.equal(answer_key[B:], before[B:])
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    x, w = random(200, 96, dtype=torch.float32), random(96, dtype=torch.float32, seed=1)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            y = rms_norm(x, w, eps=1e-6, offset=0.0, rounds_first=True)
+            results.append([y, *torch.autograd.grad(y.square().sum(), [x, w])])
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_tensor_with_gaps_is_refused() -> None:
+    x = torch.zeros(4, 6).t()
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.gated(x, x, kernels.SILU, torch.empty(6, 4))
