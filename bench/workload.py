@@ -1,4 +1,4 @@
-"""What every contender does: 16 prompts of about 46 tokens, 4 answers each of at most 32, SmolLM2-135M, bfloat16."""
+"""What every contender does: 16 prompts of about 46 tokens, 4 answers each of at most 32, SmolLM2-135M."""
 
 from __future__ import annotations
 

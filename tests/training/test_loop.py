@@ -271,9 +271,9 @@ def test_zero_advantages_are_not_computed(model, tmp_path, monkeypatch):
     seen = []
     original = rl.update
 
-    def count(policy, optimiser, rows, *args, **kwargs):
-        seen.append(len(rows))
-        return original(policy, optimiser, rows, *args, **kwargs)
+    def count(policy, optimiser, budget, cut, *args, **kwargs):
+        seen.append(len(cut(budget.tokens)))
+        return original(policy, optimiser, budget, cut, *args, **kwargs)
 
     monkeypatch.setattr(rl, "update", count)
     same = {"judge": lambda completions: [1.0] * len(completions)}

@@ -15,6 +15,7 @@ from ventaja.training.batch import Batch
 from ventaja.training.config import OptimiserConfig
 from ventaja.training.objective import supervised_objective
 from ventaja.training.optimiser import Optimiser
+from ventaja.training.row_budget import RowBudget
 from ventaja.training.step import update
 
 SEED = 4
@@ -24,6 +25,10 @@ def make(*, compute=torch.float32, total_updates=100, **settings):
     model = policy(seed=SEED)
     settings = {"learning_rate": 1e-3, "weight_decay": 0.1, **settings}
     return model, Optimiser(model, OptimiserConfig(**settings), total_updates=total_updates, compute=compute)
+
+
+def budget(model, tokens=4096):
+    return RowBudget(tokens, model, note=lambda text: None)
 
 
 def give(optimiser, gradients):
@@ -202,10 +207,10 @@ def test_an_update_that_is_not_finite_raises_and_changes_nothing(where):
             return loss_M + torch.tensor(math.inf), stats
         return loss_M * torch.tensor(math.nan), stats
 
-    update(model, optimiser, rows, good, weight_ST)
+    update(model, optimiser, budget(model), lambda _: rows, good, weight_ST)
     before = snapshot(optimiser)
     with pytest.raises(RunError, match=r"update 2: .* not finite, so nothing was updated") as error:
-        update(model, optimiser, rows, bad, weight_ST)
+        update(model, optimiser, budget(model), lambda _: rows, bad, weight_ST)
     assert "optimiser.learning_rate" in str(error.value)
     assert_unchanged(optimiser, before)
 
@@ -216,7 +221,9 @@ def test_the_report_of_an_update():
     rows = batch.rows(range(2), max_tokens=1)
     with torch.no_grad():
         logprobs = torch.cat([model.score(row.packed).logprob_M for row in rows])
-    report = update(model, optimiser, rows, supervised_objective(batch), torch.full((2, 2), 0.5))
+    report = update(
+        model, optimiser, budget(model), lambda _: rows, supervised_objective(batch), torch.full((2, 2), 0.5)
+    )
     assert report.loss == pytest.approx(-0.5 * float(logprobs.sum()), rel=1e-5)
     assert report.tokens == 3
     assert report.learning_rate == 1e-3
@@ -272,3 +279,31 @@ def test_parameters_without_a_gradient_go_on_with_their_momentum():
     assert two.step() == 0.0
     for name in one.masters:
         assert torch.equal(one.masters[name], two.masters[name])
+
+
+def test_memory_that_runs_out_in_the_middle_of_an_update_leaves_no_trace():
+    batch = Batch.of_groups([group((5, 6), [(7, 8), (9,)], [1.0, 0.0]), group((4,), [(3, 8, 7)], [1.0])])
+    plain = supervised_objective(batch)
+    weight_ST, snapshots, calls = torch.full((3, 3), 0.5), [], 0
+
+    def runs_out_once(row, scores):  # after the first row's gradients were added up
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(row, scores)
+
+    for objective, tokens in ((plain, 2), (runs_out_once, 4)):
+        model, optimiser = make()
+        update(
+            model,
+            optimiser,
+            budget(model, tokens),
+            lambda n: batch.rows(range(3), max_tokens=n),
+            objective,
+            weight_ST,
+        )
+        snapshots.append(snapshot(optimiser))
+    assert calls > 3
+    for clean, after_trouble in zip(*([*w.values(), *o.values()] for w, o in snapshots), strict=True):
+        assert torch.equal(clean, after_trouble)

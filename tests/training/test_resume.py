@@ -229,8 +229,8 @@ def test_a_second_signal_stops_at_once(model, tmp_path, monkeypatch):
     original = rl.update
 
     def twice(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # unlike os.kill's, never merged with the next by another thread
+        signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(rl, "update", twice)

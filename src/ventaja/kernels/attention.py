@@ -1,11 +1,9 @@
 """Around the products of group attention: heads into a grid and back, and a softmax over two pieces.
 
 A grid is [P, K, G, R, T, D]: P prompts, K key heads, G answers, R query heads per key head, T tokens, width D.
-Scores lie in two pieces, over the shared prompt [P, K, G, R, T, L] and over the answer itself [P, K, G, R, T, T].
 """
 
 import numpy as np
-from numba import prange
 
 from ventaja.kernels.numbers import (
     copy_scaled,
@@ -15,7 +13,9 @@ from ventaja.kernels.numbers import (
     largest,
     narrow,
     on_rows,
-    store_scaled,
+    prange,
+    scale,
+    store,
     subtract,
     sum_of,
     widen,
@@ -52,67 +52,74 @@ def scatter_heads(grid, slot, start, x):
 
 
 @kernel
-def join_softmax(over_prompt, over_own, prompt_length, window, scaling):
+def join_softmax(over_prompt, over_own, prompt_length, tokens, window, scaling):
     """Scores become weights, in place: one softmax over both pieces of what a query sees, 0 elsewhere.
 
-    Token t of an answer sees the `prompt_length` [P] tokens of its prompt and its own up to t; with a window
-    (0 for none) only the last `window` of them all.
+    Each line holds one answer's scores under one query head: over its prompt [P·K·G·R, T·L], over itself
+    [P·K·G·R, T·T]. Token t sees the `prompt_length` [P] tokens of its prompt and its own up to t; with a window (0
+    for none) only the last `window` of them all.
     """
-    P, K, G, R = over_prompt.shape[:4]
-    for i in prange(P * K * G * R):
-        p, k, g, r = i // (K * G * R), i // (G * R) % K, i // R % G, i % R
-        _join(over_prompt[p, k, g, r], over_own[p, k, g, r], prompt_length[p], window, np.float32(scaling))
+    lines = len(over_own)
+    for i in prange(lines):
+        length = prompt_length[i * len(prompt_length) // lines]
+        _join(over_prompt[i], over_own[i], tokens, length, window, np.float32(scaling))
 
 
 @on_rows
-def _join(over_prompt, over_own, length, window, scaling):
-    T, L = over_prompt.shape
-    seen, own = np.empty((T, L), dtype=np.float32), np.empty((T, T), dtype=np.float32)
-    copy_scaled(over_prompt.reshape(-1), scaling, seen.reshape(-1))
-    copy_scaled(over_own.reshape(-1), scaling, own.reshape(-1))
+def _join(over_prompt, over_own, T, length, window, scaling):
+    # What can be done for all tokens at once is: rows are short, and what is left over of a vector is dear here.
+    L = len(over_prompt) // T
+    seen, own = np.empty(T * L, dtype=np.float32), np.empty(T * T, dtype=np.float32)
+    copy_scaled(over_prompt, scaling, seen)
+    copy_scaled(over_own, scaling, own)
     for t in range(T):
-        seen[t, length:] = -np.inf
-        own[t, t + 1 :] = -np.inf
-        if window > 0:
-            seen[t, : max(0, length + t - window + 1)] = -np.inf
-            own[t, : max(0, t - window + 1)] = -np.inf
-        top = max(largest(seen[t]), largest(own[t]))
-        subtract(seen[t], top)
-        subtract(own[t], top)
-    # Over all rows at once: rows are short, and what is left over of a vector is dear here.
-    exponentiate(seen.reshape(-1))
-    exponentiate(own.reshape(-1))
+        of_prompt, of_own = seen[t * L : (t + 1) * L], own[t * T : (t + 1) * T]
+        _hide(of_prompt, 0 if window == 0 else length + t - window + 1, length)
+        _hide(of_own, 0 if window == 0 else t - window + 1, t + 1)
+        top = max(largest(of_prompt), largest(of_own))
+        subtract(of_prompt, top)
+        subtract(of_own, top)
+    exponentiate(seen)
+    exponentiate(own)
     for t in range(T):
-        share = np.float32(1) / (sum_of(seen[t]) + sum_of(own[t]))
-        for j in range(L):
-            seen[t, j] *= share
-        for j in range(T):
-            own[t, j] *= share
-    store_scaled(seen.reshape(-1), np.float32(1), over_prompt.reshape(-1))
-    store_scaled(own.reshape(-1), np.float32(1), over_own.reshape(-1))
+        of_prompt, of_own = seen[t * L : (t + 1) * L], own[t * T : (t + 1) * T]
+        share = np.float32(1) / (sum_of(of_prompt) + sum_of(of_own))
+        scale(of_prompt, share)
+        scale(of_own, share)
+    store(seen, over_prompt)
+    store(own, over_own)
+
+
+@on_rows
+def _hide(row, first, stop):
+    """−inf everywhere but from `first` to `stop`."""
+    for j in range(min(first, len(row))):
+        row[j] = -np.inf
+    for j in range(stop, len(row)):
+        row[j] = -np.inf
 
 
 @kernel
-def join_softmax_gradient(w_prompt, w_own, out, d_out, scaling, d_prompt, d_own):
+def join_softmax_gradient(w_prompt, w_own, out, d_out, tokens, scaling, d_prompt, d_own):
     """Gradients of weights become those of scores, in place:  dS = W·(dW − Σ dOut·Out)·scaling.
 
-    Σ dOut·Out over a query's width is Σ dW·W over all that it sees (FlashAttention, arXiv:2205.14135, B.2).
+    Lines as above; out and d_out are [P·K·G·R, T·D]. Σ dOut·Out over a query's width is Σ dW·W over all that it sees
+    (FlashAttention, arXiv:2205.14135, B.2).
     """
-    P, K, G, R = w_prompt.shape[:4]
-    for i in prange(P * K * G * R):
-        p, k, g, r = i // (K * G * R), i // (G * R) % K, i // R % G, i % R
+    for i in prange(len(w_own)):
         _join_gradient(
-            w_prompt[p, k, g, r], w_own[p, k, g, r], out[p, k, g, r], d_out[p, k, g, r], np.float32(scaling),
-            d_prompt[p, k, g, r], d_own[p, k, g, r],
-        )  # fmt: skip
+            w_prompt[i], w_own[i], out[i], d_out[i], tokens, np.float32(scaling), d_prompt[i], d_own[i]
+        )
 
 
 @on_rows
-def _join_gradient(w_prompt, w_own, out, d_out, scaling, d_prompt, d_own):
-    for t in range(len(out)):
-        delta = dot(d_out[t], out[t])
-        _scores_gradient(w_prompt[t], delta, scaling, d_prompt[t])
-        _scores_gradient(w_own[t], delta, scaling, d_own[t])
+def _join_gradient(w_prompt, w_own, out, d_out, T, scaling, d_prompt, d_own):
+    L, D = len(w_prompt) // T, len(out) // T
+    for t in range(T):
+        delta = dot(d_out[t * D : (t + 1) * D], out[t * D : (t + 1) * D])
+        of_prompt, of_own = slice(t * L, (t + 1) * L), slice(t * T, (t + 1) * T)
+        _scores_gradient(w_prompt[of_prompt], delta, scaling, d_prompt[of_prompt])
+        _scores_gradient(w_own[of_own], delta, scaling, d_own[of_own])
 
 
 @on_rows

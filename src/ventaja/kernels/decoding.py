@@ -1,7 +1,6 @@
 """Attention of one new token per answer, over its prompt's shared keys and its own."""
 
 import numpy as np
-from numba import prange
 
 from ventaja.kernels.numbers import (
     copy_scaled,
@@ -10,6 +9,7 @@ from ventaja.kernels.numbers import (
     kernel,
     largest,
     on_rows,
+    prange,
     store_scaled,
     subtract,
     sum_of,
@@ -42,8 +42,9 @@ def _one_key_head(
     K = new_key.shape[1]
     b, k = i // K, i % K
     s, t = slot[b], length[b]
-    answer_key[b, k, t] = new_key[b, k]
-    answer_value[b, k, t] = new_value[b, k]
+    for d in range(query.shape[2]):
+        answer_key[b, k, t, d] = new_key[b, k, d]
+        answer_value[b, k, t, d] = new_value[b, k, d]
     n, first, own = prompt_length[s], 0, 0
     if window > 0:
         first, own = min(n, max(0, n + t - window + 1)), max(0, t - window + 1)
@@ -63,20 +64,24 @@ def _one_key_head(
 def _attend(query, seen_key, seen_value, own_key, own_value, scaling, out):
     """out [R, D] of one answer's R query heads that share a key head."""
     R, D = query.shape
-    split = len(seen_key)
-    weight = np.empty((R, split + len(own_key)), dtype=np.float32)
-    row = np.empty(D, dtype=np.float32)
+    split, n = len(seen_key), len(seen_key) + len(own_key)
+    weights, row = np.empty(R * n, dtype=np.float32), np.empty(D, dtype=np.float32)
     for r in range(R):
+        weight = weights[r * n : (r + 1) * n]
         copy_scaled(query[r], scaling, row)
-        _scores(row, seen_key, weight[r, :split])
-        _scores(row, own_key, weight[r, split:])
-        subtract(weight[r], largest(weight[r]))
-    exponentiate(weight.reshape(-1))
+        _scores(row, seen_key, weight[:split])
+        _scores(row, own_key, weight[split:])
+        subtract(weight, largest(weight))
+    exponentiate(
+        weights
+    )  # of all heads at once: rows are short, and what is left over of a vector is dear here
     for r in range(R):
-        row[:] = 0
-        _mix(weight[r, :split], seen_value, row)
-        _mix(weight[r, split:], own_value, row)
-        store_scaled(row, np.float32(1) / sum_of(weight[r]), out[r])
+        weight = weights[r * n : (r + 1) * n]
+        for d in range(D):
+            row[d] = 0
+        _mix(weight[:split], seen_value, row)
+        _mix(weight[split:], own_value, row)
+        store_scaled(row, np.float32(1) / sum_of(weight), out[r])
 
 
 @on_rows

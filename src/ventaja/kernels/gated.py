@@ -1,9 +1,8 @@
 """The gated product of a transformer's MLP (GLU variants, arXiv:2002.05202):  y = act(a)·b."""
 
 import numpy as np
-from numba import prange
 
-from ventaja.kernels.numbers import exp, inlined, kernel, narrow, on_rows, widen
+from ventaja.kernels.numbers import exp, inlined, kernel, narrow, on_rows, prange, widen
 
 SILU, GELU_TANH = 0, 1
 

@@ -1,9 +1,8 @@
 """Root-mean-square norm (arXiv:1910.07467, eq. 4):  y = x / √(mean x² + ε) · (offset + w)."""
 
 import numpy as np
-from numba import prange
 
-from ventaja.kernels.numbers import kernel, narrow, widen
+from ventaja.kernels.numbers import kernel, narrow, prange, widen
 
 PARTS = 64
 """Rows are summed for the weight's gradient in this many parts, whatever the number of threads."""
@@ -37,7 +36,8 @@ def rms_norm_gradient(x, w, offset, inverse, dy, dx, dw):
     """
     N, D = x.shape
     for part in prange(PARTS):
-        dw[part] = 0
+        for d in range(D):
+            dw[part, d] = 0
         for n in range(part * N // PARTS, (part + 1) * N // PARTS):
             scale = inverse[n]
             dot = np.float32(0)

@@ -8,20 +8,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload
 from torch import Tensor
 
+from ventaja.kernels.threads import config, numba, use_torchs_threads
 from ventaja.settings import cache_folder
 
-config: Any = numba.config
-
-# torch's wheels bring the OpenMP library that numba would look for, so both share one pool of threads. Two pools
-# would each wait for work by spinning, on the cores that the other needs.
-config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+prange = numba.prange
+"""A loop whose steps may run at the same time."""
 
 _OPTIONS: dict[str, Any] = {
     # Sums may be reordered, so that they run in vectors; infinities and NaN keep their meaning.
@@ -72,11 +67,10 @@ def kernel(function: Callable[..., None]) -> Callable[..., None]:
     Its `prange` loops run on as many threads as torch uses, and their results do not depend on how many.
     """
     compiled = _compiled(function, parallel=_ONLY_PRANGE)
-    most = config.NUMBA_NUM_THREADS
 
     @wraps(function)
     def call(*arguments: Any) -> None:
-        numba.set_num_threads(min(torch.get_num_threads(), most))
+        use_torchs_threads()
         compiled(*[_array(a) if isinstance(a, Tensor) else a for a in arguments])
 
     return call
@@ -96,9 +90,9 @@ def widen(x):
     raise NotImplementedError("only inside kernels")
 
 
-@overload(widen, inline="always")
+@numba.extending.overload(widen, inline="always")
 def _widen(x):
-    if x == types.uint16:
+    if x == numba.types.uint16:
         return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
     return lambda x: np.float32(x)
 
@@ -108,9 +102,9 @@ def narrow(value, dtype):
     raise NotImplementedError("only inside kernels")
 
 
-@overload(narrow, inline="always")
+@numba.extending.overload(narrow, inline="always")
 def _narrow(value, dtype):
-    if dtype.dtype == types.uint16:
+    if dtype.dtype == numba.types.uint16:
 
         def round_to_even(value, dtype):
             bits = np.float32(value).view(np.uint32)
@@ -168,6 +162,20 @@ def store_scaled(row, factor, out):
     """out = factor · row, in out's dtype."""
     for d in range(len(out)):
         out[d] = narrow(row[d] * factor, out.dtype)
+
+
+@on_rows
+def store(row, out):
+    """out = row, in out's dtype."""
+    for d in range(len(out)):
+        out[d] = narrow(row[d], out.dtype)
+
+
+@on_rows
+def scale(row, factor):
+    """row *= factor."""
+    for d in range(len(row)):
+        row[d] *= factor
 
 
 @on_rows

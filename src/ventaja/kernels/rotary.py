@@ -1,9 +1,8 @@
 """Rotary positions (arXiv:2104.09864) on halves:  y₁ = x₁·cos − x₂·sin,  y₂ = x₂·cos + x₁·sin."""
 
 import numpy as np
-from numba import prange
 
-from ventaja.kernels.numbers import kernel, narrow, widen
+from ventaja.kernels.numbers import kernel, narrow, prange, widen
 
 
 @kernel

@@ -1,9 +1,8 @@
 """Over the vocabulary: log-sum-exp, its gradient, and drawing a word. Logits z = factor · x for the stored x."""
 
 import numpy as np
-from numba import prange
 
-from ventaja.kernels.numbers import exp, kernel, largest, narrow, on_rows, widen
+from ventaja.kernels.numbers import exp, kernel, largest, narrow, on_rows, prange, widen
 
 BLOCK = 256
 """Words per block: a draw sums blocks first, then walks through one."""
@@ -12,7 +11,9 @@ BLOCK = 256
 @on_rows
 def _top(row):
     """The largest number of a row, found in 16 lanes."""
-    lanes = np.full(16, -np.inf, dtype=np.float32)
+    lanes = np.empty(16, dtype=np.float32)
+    for lane in range(16):
+        lanes[lane] = -np.inf
     for start in range(0, len(row) - 16 + 1, 16):
         for lane in range(16):
             v = widen(row[start + lane])

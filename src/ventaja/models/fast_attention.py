@@ -155,9 +155,11 @@ class _Piece:
         if shared:
             L = self.part.prompt_places
             torch.bmm(q.view(*joint, D), shared[0].reshape(P * K, L, D).mT, out=over_prompt.view(*joint, L))
+        flat = (P * K * G * r, -1)
         kernels.join_softmax(
-            over_prompt, over_own, self.part.prompt_length, self.part.window or 0, self.scaling
-        )
+            over_prompt.view(flat), over_own.view(flat), self.part.prompt_length, T,
+            self.part.window or 0, self.scaling,
+        )  # fmt: skip
         out = over_own.view(*own, T) @ v.view(-1, T, D)
         if shared:
             out = out.view(*joint, D)
@@ -187,7 +189,11 @@ class _Piece:
             d_joint = d_out.view(*joint, D)
             torch.bmm(d_joint, shared[1].reshape(P * K, L, D).mT, out=d_over_prompt.view(*joint, L))
             d_shared_v = (w_prompt.view(*joint, L).mT @ d_joint).view(P, K, L, D)
-        kernels.join_softmax_gradient(w_prompt, w_own, out, d_out, self.scaling, d_over_prompt, d_over_own)
+        flat = (P * K * G * r, -1)
+        kernels.join_softmax_gradient(
+            w_prompt.view(flat), w_own.view(flat), out.view(flat), d_out.view(flat), T, self.scaling,
+            d_over_prompt.view(flat), d_over_own.view(flat),
+        )  # fmt: skip
         s_own = d_over_own.view(*own, T)
         d_q = s_own @ k.view(-1, T, D)
         d_k = s_own.mT @ q.view(*own, D)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ventaja.models import fast_layers
 from ventaja.models.attention import plain_attention, plan_attention
@@ -44,6 +47,8 @@ class Policy:
             module.get_base_model() if hasattr(module, "peft_config") else module
         )
         self.eos_ids = _eos_ids(self.causal_lm, tokenizer)
+        self.recomputes = False
+        """Gradient checkpointing (arXiv:1604.06174): layers are computed again in the backward pass."""
         module.eval()
         with plain_attention(self.causal_lm):
             self.head = LogitHead.of(self.causal_lm)
@@ -77,9 +82,10 @@ class Policy:
 
     def hidden(self, token_ids_N: Tensor, position_N: Tensor, plan: Any) -> Tensor:
         """Last hidden states [N, D] of one row, under an attention plan. For packable models."""
-        output = self.causal_lm.get_decoder()(
-            input_ids=token_ids_N[None], position_ids=position_N[None], use_cache=False, plan=plan
-        )
+        with self._recomputing():
+            output = self.causal_lm.get_decoder()(
+                input_ids=token_ids_N[None], position_ids=position_N[None], use_cache=False, plan=plan
+            )
         return output.last_hidden_state[0]
 
     def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
@@ -93,7 +99,9 @@ class Policy:
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """The same as `score` for any model, through transformers' own forward pass: see `padded`."""
         row = row.to(self.device)
-        return self._scores(padded_hidden(self.causal_lm, row), row, temperature, entropy)
+        with self._recomputing():
+            hidden_ND = padded_hidden(self.causal_lm, row)
+        return self._scores(hidden_ND, row, temperature, entropy)
 
     def _scores(self, hidden_ND: Tensor, row: PackedRow, temperature: float, entropy: bool) -> TokenScores:
         return TokenScores(
@@ -101,6 +109,26 @@ class Policy:
                 hidden_ND[row.source_M], row.target_M, temperature=temperature, entropy=entropy
             )
         )
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Inside the block the layers keep only their inputs for the backward pass, if that is wanted.
+
+        transformers' layers do so in training mode alone, which is put on them and not on what is in them, so that
+        no dropout wakes up.
+        """
+        if not (self.recomputes and torch.is_grad_enabled()):
+            yield
+            return
+        layers: list[Any] = [m for m in self.causal_lm.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = layer.gradient_checkpointing = False
 
     @contextmanager
     def without_adapters(self) -> Iterator[Policy]:

@@ -169,7 +169,11 @@ class OptimiserConfig(Settings):
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     max_tokens: int = Field(4096, ge=1)
-    """Tokens in one forward and backward pass; lower needs less memory and changes nothing else."""
+    """Tokens in one forward and backward pass; lower needs less memory and changes nothing else. Halved, and said
+    so, where memory runs out."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass: about a third more work, much less memory. Turned on, and said so,
+    where a single sequence does not fit."""
 
     @model_validator(mode="after")
     def _betas_are_fractions(self) -> OptimiserConfig:
@@ -213,6 +217,8 @@ class RunConfig(Settings):
     """Checkpoint after every this many optimiser steps; null: only at the end, and when the run is stopped."""
     keep_checkpoints: int = Field(1, ge=1)
     """Keep this many of the newest checkpoints."""
+    max_memory: float | None = Field(None, gt=0)
+    """Most memory to take, in GiB: the GPU's, or this process's data on a CPU (Linux). Unset: all there is."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where metrics go, besides metrics.jsonl."""
 

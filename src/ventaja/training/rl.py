@@ -29,6 +29,7 @@ from ventaja.training.evaluation import load_rewards, measure
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import render_all, shuffled
+from ventaja.training.row_budget import Cut
 from ventaja.training.session import Session, load
 from ventaja.training.step import UpdateReport, update
 
@@ -182,7 +183,8 @@ class RlLoop:
             report = update(
                 self.policy,
                 self.optimiser,
-                self._rows(batch, members),
+                self.session.budget,
+                lambda tokens: self._rows(batch, members, tokens),
                 PolicyObjective(algorithm, batch, self.state.kl_coef),
                 token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
                 temperature=self.config.sampling.temperature,
@@ -305,7 +307,10 @@ class RlLoop:
         batch.columns["sampler_logprob"] = batch.table([c.logprobs for c in valid])
         reward_ST = reward_table(groups, batch, truncation_penalty=how.truncation_penalty or 0.0)
         if self.reference is not None:
-            everything = self._all_rows(batch)
+
+            def everything(tokens: int) -> list[Row]:
+                return batch.rows(range(batch.sequences), max_tokens=tokens)
+
             batch.columns["ref_logprob"] = self._scores(batch, self.reference, everything, is_reference=True)
             if algorithm.kl == "reward":
                 batch.columns["old_logprob"] = self._scores(batch, self.policy, everything)
@@ -319,31 +324,32 @@ class RlLoop:
             # In the rows that the first updates will have, so that their ratio is 1 to the last bit: in bfloat16
             # another packing moves a log-prob by more than GSPO's whole clipping range.
             parts = [self._minibatch(number, batch, index) for index in range(algorithm.minibatches)]
-            rows = [row for members in parts for row in self._rows(batch, members)]
-            batch.columns["old_logprob"] = self._scores(batch, self.policy, rows)
+            batch.columns["old_logprob"] = self._scores(
+                batch,
+                self.policy,
+                lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)],
+            )
         return batch
 
-    def _all_rows(self, batch: Batch) -> list[Row]:
-        return batch.rows(range(batch.sequences), max_tokens=self.config.optimiser.max_tokens)
-
-    def _rows(self, batch: Batch, members: Sequence[int]) -> list[Row]:
+    def _rows(self, batch: Batch, members: Sequence[int], max_tokens: int) -> list[Row]:
         """Packed rows of a minibatch, without the sequences that cannot change the update."""
         if self.algorithm.kl != "loss" and not self.algorithm.entropy_coef:
             changes = (batch.columns["advantage"] != 0).any(dim=1)
             members = [s for s in members if changes[s]]
-        return batch.rows(members, max_tokens=self.config.optimiser.max_tokens)
+        return batch.rows(members, max_tokens=max_tokens)
 
     @torch.no_grad()
-    def _scores(
-        self, batch: Batch, policy: Policy, rows: Sequence[Row], *, is_reference: bool = False
-    ) -> Tensor:
+    def _scores(self, batch: Batch, policy: Policy, cut: Cut, *, is_reference: bool = False) -> Tensor:
         def score(row: PackedRow) -> Tensor:
             return policy.score(row, temperature=self.config.sampling.temperature).logprob_M
 
+        def table(rows: Sequence[Row]) -> Tensor:
+            return scores_table(batch, score, rows)
+
         if is_reference and policy is self.policy:
             with policy.without_adapters():
-                return scores_table(batch, score, rows)
-        return scores_table(batch, score, rows)
+                return self.session.budget.run(cut, table)
+        return self.session.budget.run(cut, table)
 
     def _minibatch(self, number: int, batch: Batch, index: int) -> list[int]:
         """Sequences of one minibatch: whole groups, in an order drawn anew for each epoch."""

@@ -29,7 +29,9 @@ class RowBudget:
         self.policy = policy
         self.note = note
 
-    def run(self, cut: Cut, compute: Callable[[Sequence[Row]], T], *, undo: Callable[[], None] | None = None) -> T:
+    def run(
+        self, cut: Cut, compute: Callable[[Sequence[Row]], T], *, undo: Callable[[], None] | None = None
+    ) -> T:
         """compute(rows), with rows that fit. `undo` forgets what an attempt left behind.
 
         Raises RunError if nothing smaller can be tried.
@@ -78,5 +80,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(
-        text in str(error) for text in ("can't allocate memory", "out of memory", "std::bad_alloc", "bad allocation")
+        text in str(error)
+        for text in ("can't allocate memory", "out of memory", "std::bad_alloc", "bad allocation")
     )

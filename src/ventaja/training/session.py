@@ -15,6 +15,7 @@ from torch import Tensor
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
 from ventaja.models.load import resolve_model
+from ventaja.models.memory import memory_limit
 from ventaja.records import Group
 from ventaja.settings import Precision
 from ventaja.tracking import Column, Progress, RunFolder, make_trackers
@@ -27,6 +28,7 @@ from ventaja.training.checkpoint import (
 from ventaja.training.config import ModelConfig, RlConfig, SftConfig, parse, resolved
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.optimiser import Optimiser
+from ventaja.training.row_budget import RowBudget
 
 
 class Session:
@@ -57,6 +59,10 @@ class Session:
         )
         if self.checkpoint:
             self.checkpoint.restore(self.optimiser)
+        self.policy.recomputes = self.config.optimiser.gradient_checkpointing
+        self.budget = RowBudget(
+            self.config.optimiser.max_tokens, self.policy, note=lambda text: self.progress.note(text)
+        )
 
     def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> None:
         """Remember what is trained on; a resumed run must see the same rows in the same order."""
@@ -96,11 +102,20 @@ class Session:
     def running(self) -> Iterator[None]:
         """Progress and signal handling while the run goes on; trackers are closed whatever happens."""
         try:
-            with self.interrupts, self.progress:
+            with self.interrupts, self.progress, self._limited_memory():
                 yield
         finally:
             for tracker in self.trackers:
                 tracker.close()
+
+    @contextmanager
+    def _limited_memory(self) -> Iterator[None]:
+        limit = self.config.run.max_memory
+        if limit is None:
+            yield
+        else:
+            with memory_limit(self.policy.device, limit):
+                yield
 
     def record(self, number: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics, to the folder, the trackers and the screen."""
@@ -154,9 +169,9 @@ def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
 
 
 MAY_CHANGE = (
-    "eval.", "model.device", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.timeout",
-    "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_batch", "run.resume",
-    "run.rounds", "run.trackers", "run.updates",
+    "eval.", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.timeout",
+    "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_batch", "run.max_memory",
+    "run.resume", "run.rounds", "run.trackers", "run.updates",
 )  # fmt: skip
 """Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from ventaja.functional import token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
 from ventaja.records import Example
 from ventaja.tracking import SFT_COLUMNS, Run
-from ventaja.training.batch import Batch
+from ventaja.training.batch import Batch, Row
 from ventaja.training.config import SftConfig
 from ventaja.training.data import training_examples
 from ventaja.training.objective import supervised_objective
@@ -47,10 +48,14 @@ def train_sft(
             taken = optimiser.updates * run.batch_size
             chosen = shuffled(len(tokenized), taken, run.batch_size, seed=run.seed)
             batch = Batch.of_examples([tokenized[i] for i in chosen])
-            rows = batch.rows(range(batch.sequences), max_tokens=config.optimiser.max_tokens)
             session.progress.phase("training")
             report = update(
-                session.policy, optimiser, rows, supervised_objective(batch), token_mean(batch.is_action_ST)
+                session.policy,
+                optimiser,
+                session.budget,
+                partial(_rows, batch),
+                supervised_objective(batch),
+                token_mean(batch.is_action_ST),
             )
             seconds = time.perf_counter() - start
             metrics = {
@@ -58,12 +63,16 @@ def train_sft(
                 "grad_norm": report.grad_norm,
                 "learning_rate": report.learning_rate,
                 "tokens": float(report.tokens),
-                "tokens_per_second": sum(row.packed.tokens for row in rows) / seconds,
+                "tokens_per_second": sum(map(len, batch.prompt_ids + batch.answers)) / seconds,
                 "seconds/training": seconds,
             }
             session.record(optimiser.updates, metrics)
             session.pause(lambda: session.save({}), last=optimiser.updates == steps)
     return Run(run.folder)
+
+
+def _rows(batch: Batch, max_tokens: int) -> list[Row]:
+    return batch.rows(range(batch.sequences), max_tokens=max_tokens)
 
 
 def _tokenize(

@@ -13,6 +13,7 @@ from ventaja.models import Policy, TokenScores
 from ventaja.training.batch import Row
 from ventaja.training.objective import Stats
 from ventaja.training.optimiser import Optimiser
+from ventaja.training.row_budget import Cut, RowBudget
 
 Objective = Callable[[Row, TokenScores], tuple[Tensor, Stats]]
 
@@ -37,7 +38,8 @@ class UpdateReport:
 def update(
     policy: Policy,
     optimiser: Optimiser,
-    rows: Sequence[Row],
+    budget: RowBudget,
+    cut: Cut,
     objective: Objective,
     weight_ST: Tensor,
     *,
@@ -48,16 +50,20 @@ def update(
 
     Raises RunError if the loss or its gradient is not finite; the weights are then as before.
     """
-    loss = 0.0
-    sums: dict[str, float] = {}
-    for row in rows:
-        scores = policy.score(row.packed, temperature=temperature, entropy=entropy)
-        loss_M, stats = objective(row, scores)
-        row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
-        row_loss.backward()
-        loss += float(row_loss.detach())
-        for name, value in stats.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+
+    def gradients(rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
+        loss, sums = 0.0, dict[str, float]()
+        for row in rows:
+            scores = policy.score(row.packed, temperature=temperature, entropy=entropy)
+            loss_M, stats = objective(row, scores)
+            row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
+            row_loss.backward()
+            loss += float(row_loss.detach())
+            for name, value in stats.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return loss, sums
+
+    loss, sums = budget.run(cut, gradients, undo=optimiser.forget_gradients)
     learning_rate, number = optimiser.learning_rate, optimiser.updates + 1
     if math.isfinite(loss):
         grad_norm = optimiser.step()

@@ -1,0 +1,146 @@
+"""Where memory runs out: smaller rows, then gradient checkpointing, then an error that helps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny import make_policy, shared_policy
+
+from ventaja.errors import ConfigError, RunError
+from ventaja.models import Bundle, pack_row
+from ventaja.models.memory import _data_in_use, memory_limit
+from ventaja.training.batch import Batch, Row
+from ventaja.training.row_budget import RowBudget, is_out_of_memory
+
+ANSWERS = [(5, 6, 7, 8), (9, 10, 11), (12, 13, 14, 15, 16), (17, 18)]
+
+
+def batch() -> Batch:
+    """Four prompts of 3 tokens with an answer each: 7, 6, 8 and 5 tokens. In a row an answer's last token is left out."""
+    return Batch(
+        prompt_ids=[(2, 3, 4)] * 4,
+        answers=ANSWERS,
+        group_S=torch.arange(4),
+        is_action_ST=torch.ones(4, 5, dtype=torch.bool),
+    )
+
+
+def cut(tokens: int) -> list[Row]:
+    return batch().rows(range(4), max_tokens=tokens)
+
+
+class Machine:
+    """Holds rows of so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.tried: list[int] = []
+
+    def compute(self, rows: Sequence[Row]) -> int:
+        for row in rows:
+            self.tried.append(row.packed.tokens)
+            if row.packed.tokens > self.tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return sum(row.packed.tokens for row in rows)
+
+
+def test_rows_are_halved_until_they_fit_and_stay_so() -> None:
+    machine, notes, undone = Machine(12), list[str](), list[int]()
+    budget = RowBudget(4096, make_policy(), note=notes.append)
+    # all 22 tokens; then at most 11, with the last ones counted: 8, 7, and 6 + 5
+    assert budget.run(cut, machine.compute, undo=lambda: undone.append(1)) == 22
+    assert machine.tried == [22, 7, 6, 9]
+    assert budget.run(cut, machine.compute) == 22
+    assert machine.tried[4:] == [7, 6, 9]
+    assert len(undone) == 1
+    assert notes == [
+        "A row of 22 tokens did not fit into memory. From here on rows have at most 11; to begin with that, set "
+        "--optimiser.max_tokens 11"
+    ]
+
+
+def test_a_sequence_that_cannot_be_cut_turns_on_checkpointing_and_then_fails() -> None:
+    notes, policy = list[str](), make_policy()
+    budget = RowBudget(8, policy, note=notes.append)
+    with pytest.raises(RunError, match="a sequence of 7 tokens does not fit into memory, even alone"):
+        budget.run(cut, Machine(6).compute)
+    assert policy.recomputes
+    assert len(notes) == 1
+    assert "optimiser.gradient_checkpointing" in notes[0]
+
+
+def test_other_errors_pass() -> None:
+    def fail(rows: Sequence[Row]) -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        RowBudget(64, shared_policy(), note=print).run(cut, fail)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
+def test_memory_that_really_runs_out() -> None:
+    notes = list[str]()
+    budget = RowBudget(4096, make_policy(), note=notes.append)
+
+    def compute(rows: Sequence[Row]) -> int:
+        return sum(len(torch.zeros(row.packed.tokens, 2**22)) for row in rows)  # 16 MiB a token
+
+    with memory_limit(torch.device("cpu"), _data_in_use() + 0.25):
+        assert budget.run(cut, compute) == 22  # 22 tokens, 352 MiB, do not fit; 7 do
+    assert len(notes) == 1
+    assert compute(cut(4096)) == 22
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
+def test_a_limit_below_what_is_in_use_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"run\.max_memory is 0\.001 GiB, but"),
+        memory_limit(torch.device("cpu"), 0.001),
+    ):
+        pass
+
+
+def test_how_running_out_is_told() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    )
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "bloom"])
+def test_gradient_checkpointing_changes_no_bit(kind: str) -> None:
+    row = pack_row([Bundle(prompt_ids=[5, 6, 7], answers=[[8, 9], [10, 11, 12]])])
+    results = []
+    for recomputes in (False, True):
+        policy = make_policy(kind)
+        policy.recomputes = recomputes
+        logprob_M = policy.score(row).logprob_M
+        logprob_M.sum().backward()
+        results.append([logprob_M.detach(), *(p.grad for _, p in policy.parameters())])
+    for kept, recomputed in zip(*results, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+def test_gradient_checkpointing_keeps_less() -> None:
+    row = pack_row([Bundle(prompt_ids=list(range(3, 50)), answers=[list(range(3, 90))] * 3)])
+    kept = []
+    for recomputes in (False, True):
+        policy = make_policy()
+        policy.recomputes = recomputes
+        size = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            policy.score(row)
+        kept.append(size)
+        assert not any(m.training for m in policy.module.modules())
+    assert kept[1] < kept[0] / 3
