@@ -30,7 +30,7 @@ fix: $(TEST)  ## Let ruff mend what it can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(RUN)  ## Ventaja beside transformers and TRL, in one run; TRL goes into .bench-venv. About 20 minutes.
+bench: $(RUN)  ## Ventaja beside transformers, vLLM and TRL, in one run; they go into .bench-venv. About 20 minutes.
 	$(BIN)/python bench/run.py
 
 clean:  ## Remove what was built, but no runs.

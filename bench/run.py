@@ -46,8 +46,9 @@ def main() -> None:
     for what in ("sampling", "training", "growth"):
         results[what] = ours(what, repeats=arguments.repeats)
         say(json.dumps(results[what]))
+    prompts = results["sampling"].pop("prompt_ids")
     if peers:
-        results["vllm"] = vllm(peers[1], results["sampling"], arguments.repeats)
+        results["vllm"] = vllm(peers[1], prompts, results["sampling"]["precision"], arguments.repeats)
     results["rounds"] = rounds(
         peers[0] if peers else None,
         results["sampling"]["precision"],
@@ -114,14 +115,14 @@ def trl(python: Path, *extra: str, environment: dict[str, str] | None = None) ->
     return result
 
 
-def vllm(python: Path, sampling: dict[str, Any], repeats: int) -> dict[str, Any] | None:
+def vllm(python: Path, prompt_ids: list[list[int]], precision: str, repeats: int) -> dict[str, Any] | None:
     """vLLM on the same prompts, or None where it does not run on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.json"
-        prompts.write_text(json.dumps(sampling["prompt_ids"]))
+        prompts.write_text(json.dumps(prompt_ids))
         command = [
             str(python), str(HERE / "vllm_sampling.py"), str(model_folder()), str(prompts),
-            "--repeats", str(repeats), "--dtype", sampling["precision"],
+            "--repeats", str(repeats), "--dtype", precision,
         ]  # fmt: skip
         try:
             return run(command)
@@ -279,7 +280,9 @@ def section(results: dict[str, Any]) -> list[str]:
     return [
         f"## {results['machine']}",
         "",
-        f"Measured on {results['date']}, in {results['sampling']['precision']}."
+        f"Measured on {results['date']}, in {results['sampling']['precision']}: "
+        f"{sum(len(r['seconds']) for r in rounds['ours'])} of our rounds, "
+        f"{sum(len(r['seconds']) for r in rounds['documented'])} of TRL's each way, after one that does not count."
         + ("" if results.get("vllm") else " vLLM's CPU build did not run here."),
         "",
         "| | Ventaja | peer | ratio |",

@@ -25,16 +25,30 @@ def rows(logits_V: Tensor, uniforms: list[float]) -> tuple[Tensor, Tensor]:
 
 
 def check_inverse(logits_V: Tensor, uniforms: list[float]) -> None:
-    """Against softmax and cumulative sum in float64. A number within 1e-6 of a step may fall on either side,
-    since single probabilities carry float32's rounding."""
-    token_B, logprob_B = inverse_distribution(*rows(logits_V, uniforms))
+    """Plain and by kernel, against softmax and cumulative sum in float64. A number within 1e-6 of a step may fall on
+    either side, since single probabilities carry float32's rounding."""
     log_p = logits_V.double().log_softmax(-1)
     upper = log_p.exp().cumsum(-1)
     lower = upper - log_p.exp()
-    assert_close(logprob_B, log_p[token_B].float(), rtol=1e-6, atol=1e-5)
-    assert logprob_B.isfinite().all()
-    for token, u in zip(token_B.tolist(), uniforms, strict=True):
-        assert lower[token] - 1e-6 <= u <= upper[token] + 1e-6
+    for token_B, logprob_B in (
+        inverse_distribution(*rows(logits_V, uniforms)),
+        draw(*rows(logits_V, uniforms), Sampling()),
+    ):
+        assert_close(logprob_B, log_p[token_B].float(), rtol=1e-6, atol=1e-5)
+        assert logprob_B.isfinite().all()
+        for token, u in zip(token_B.tolist(), uniforms, strict=True):
+            assert lower[token] - 1e-6 <= u <= upper[token] + 1e-6
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_logits_in_bfloat16_are_drawn_from_as_they_are(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(200, 3 * BLOCK + 5, generator=generator)).bfloat16()
+    uniform = torch.rand(200, generator=generator, dtype=torch.float64)
+    token_B, logprob_B = draw(logits, uniform, Sampling(temperature=temperature))
+    plain_token_B, plain_logprob_B = inverse_distribution(logits.float() / temperature, uniform)
+    assert torch.equal(token_B, plain_token_B)
+    assert_close(logprob_B, plain_logprob_B, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 103, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 5 * BLOCK + 77])

@@ -15,7 +15,15 @@ from torch.testing import assert_close
 from ventaja.errors import DataError
 from ventaja.models import Bundle, Policy, pack_row
 from ventaja.records import Completion, Prompt, StopReason
-from ventaja.rollouts import Interrupted, LocalEngine, Request, Sampling, ScriptedEngine, sample_groups
+from ventaja.rollouts import (
+    Interrupted,
+    LocalEngine,
+    Request,
+    Sampling,
+    ScriptedEngine,
+    decoding,
+    sample_groups,
+)
 from ventaja.rollouts.decoding import SharedCache
 
 ALL = PACKABLE + UNPACKABLE
@@ -60,6 +68,19 @@ def test_tokens_do_not_depend_on_company(kind: str) -> None:
     assert tokens(sampled(kind, REQUESTS[::-1], max_batch=5))[::-1] == together  # another order
     half = [Request(prompt_ids=r.prompt_ids, count=1, seed=r.seed) for r in REQUESTS]
     assert tokens(sampled(kind, half)) == [group[:1] for group in together]  # fewer answers
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_products_over_all_answers_of_a_prompt_say_what_the_kernel_says(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for few in (decoding.FEW_KEYS, 0):
+        monkeypatch.setattr(decoding, "FEW_KEYS", few)
+        results.append([completion for group in sampled(kind, REQUESTS) for completion in group])
+    for kernel, products in zip(*results, strict=True):
+        assert kernel.token_ids == products.token_ids
+        assert kernel.logprobs == pytest.approx(products.logprobs, abs=1e-4)
 
 
 def test_streams_differ_between_answers_and_seeds() -> None:
