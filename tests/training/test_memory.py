@@ -86,10 +86,12 @@ def test_memory_that_really_runs_out() -> None:
     budget = RowBudget(4096, make_policy(), note=notes.append)
 
     def compute(rows: Sequence[Row]) -> int:
-        return sum(len(torch.zeros(row.packed.tokens, 2**22)) for row in rows)  # 16 MiB a token
+        return sum(
+            len(torch.empty(row.packed.tokens, 2**26)) for row in rows
+        )  # 256 MiB a token, never touched
 
-    with memory_limit(torch.device("cpu"), _data_in_use() + 0.25):
-        assert budget.run(cut, compute) == 22  # 22 tokens, 352 MiB, do not fit; 7 do
+    with memory_limit(torch.device("cpu"), _data_in_use() + 3):
+        assert budget.run(cut, compute) == 22  # 22 tokens, 5.5 GiB, do not fit; 9 do, in 2.25
     assert len(notes) == 1
     assert compute(cut(4096)) == 22
 

@@ -159,12 +159,12 @@ class FastNorm(FastForward):
     def trial(self) -> bool:
         x = _random(3, *self.module.weight.shape, like=self.module.weight)
         expected = self.plain(x)
-        off = []
+        # The first that fits: a choice by the smaller rounding would change with the weights, and a resumed run with it.
         for way in self.WAYS:
             self.way = way
-            off.append(float((self(x) - expected).float().abs().max()))
-        self.way = self.WAYS[off.index(min(off))]
-        return _equal(self(x), expected)
+            if _equal(self(x), expected):
+                return True
+        return False
 
     def __call__(self, x: Tensor) -> Tensor:
         if not kernels.usable(x, self.module.weight):
