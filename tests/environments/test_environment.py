@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from ventaja.environments import Environment, Reward, SingleTurn, load_reward
-from ventaja.errors import ConfigError, DataError, RewardError
+from ventaja.errors import ConfigError, DataError
 
 
 def picky(completions, level):
@@ -22,15 +22,6 @@ def test_it_judges_and_knows_all_columns(group):
     assert world.judge([plain])[0].judgements[0].reward == 1.0
 
 
-def test_too_many_broken_judgements_stop_it(group):
-    half = group("a", "bad", level=1)
-    rewards = [load_reward(picky)]
-    patient = SingleTurn(prompts=[half.prompt], rewards=rewards, max_broken_fraction=0.5)
-    assert [judgement.is_valid for judgement in patient.judge([half])[0].judgements] == [True, False]
-    with pytest.raises(RewardError, match="50% of the judgements are broken, and 10% may be"):
-        SingleTurn(prompts=[half.prompt], rewards=rewards).judge([half])
-
-
 def test_what_is_wrong_is_said_before_the_first_round(group):
     prompt = group("a", level=1).prompt
     with pytest.raises(DataError, match="there are no prompts to ask"):
@@ -39,8 +30,6 @@ def test_what_is_wrong_is_said_before_the_first_round(group):
         SingleTurn(prompts=[prompt], rewards=[])
     with pytest.raises(ConfigError, match="'exact_match' requires 'answer', which the prompts do not have"):
         SingleTurn(prompts=[prompt], rewards=[load_reward("exact_match")])
-    with pytest.raises(ConfigError, match=r"max_broken_fraction is 2\.0; it is a share"):
-        SingleTurn(prompts=[prompt], rewards=[Reward(picky, "picky")], max_broken_fraction=2.0)
     with pytest.raises(ConfigError, match="the time limit of the rewards is 0"):
         SingleTurn(prompts=[prompt], rewards=[Reward(picky, "picky")], timeout=0.0)
 

@@ -12,23 +12,34 @@ SHAPES = {
     "answers of one token": [(3, [1, 1]), (4, [1])],
     "no answers": [(3, []), (5, [])],
     "one answer": [(1, [9])],
+    "long prompts": [(9, [3, 1, 4]), (12, [6]), (7, [2, 2]), (7, [])],
 }
+TRUNKS = {"uneven groups": 1, "answers of one token": 2, "no answers": 2, "one answer": 0, "long prompts": 6}
+"""How many tokens their prompts share: those of the shortest but one."""
 
 
 @pytest.mark.parametrize("large", [0, 2**23], ids=["flash kernels", "plain products"])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("worthwhile", [1, 10**6], ids=["trunk", "no trunk"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fast_equals_plain(
-    shape: str, key_heads: int, window: int | None, large: int, monkeypatch: pytest.MonkeyPatch
+    shape: str,
+    worthwhile: int,
+    key_heads: int,
+    window: int | None,
+    large: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fast_attention, "LARGE", large)
     row = pack_row(
         [
             Bundle(prompt_ids=list(range(prompt)), answers=[list(range(n)) for n in answers])
             for prompt, answers in SHAPES[shape]
-        ]
+        ],
+        worthwhile=worthwhile,
     )
+    assert row.trunk == (TRUNKS[shape] if worthwhile == 1 else 0)
     generator = torch.Generator().manual_seed(0)
 
     def random(heads: int) -> Tensor:

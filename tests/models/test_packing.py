@@ -40,6 +40,12 @@ BUNDLES = [
 ]
 
 
+def beginning_alike(bundles: Sequence[Bundle], common: int) -> list[Bundle]:
+    """The same bundles after a beginning of so many tokens that all share, such as a system message."""
+    shared = words(common, seed=99)
+    return [Bundle(prompt_ids=[*shared, *b.prompt_ids], answers=b.answers) for b in bundles]
+
+
 def alone(
     kind: str, bundles: Sequence[Bundle], *, temperature: float = 1.0, attention: str = "eager"
 ) -> tuple[Tensor, Tensor, torch.nn.Module]:
@@ -137,6 +143,28 @@ def test_gradients_equal_those_of_each_answer_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
+@pytest.mark.parametrize("common", [2, 2 * WINDOW + 1])
+def test_a_beginning_that_prompts_share_is_computed_once(kind: str, common: int) -> None:
+    bundles = beginning_alike(BUNDLES, common)
+    row = pack_row(bundles, worthwhile=1)
+    assert row.trunk == common
+    assert row.tokens == pack_row(bundles, worthwhile=10**6).tokens - 3 * common  # four prompts share it
+    policy = make_policy(kind)
+    scores = policy.score(row, temperature=0.8, entropy=True)
+    logprob_M, entropy_M, model = alone(kind, bundles, temperature=0.8)
+    assert_close(scores.logprob_M, logprob_M, **EXACT)
+    assert scores.entropy_M is not None
+    assert_same_gradients(
+        policy,
+        weighted(scores.logprob_M) + 0.3 * scores.entropy_M.sum(),
+        model,
+        weighted(logprob_M) + 0.3 * entropy_M.sum(),
+    )
+    with torch.no_grad():
+        assert_close(policy.score_padded(row, temperature=0.8).logprob_M, logprob_M, **EXACT)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
 def test_a_prompts_answers_may_be_split_over_rows_in_any_order(kind: str) -> None:
     policy = shared_policy(kind)
     with torch.no_grad():
@@ -165,11 +193,12 @@ SHAPES = st.lists(
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 @settings(max_examples=25)
-@given(shapes=SHAPES, seed=st.integers(0, 99))
+@given(shapes=SHAPES, common=st.integers(0, 2 * WINDOW), seed=st.integers(0, 99))
 def test_any_shape_of_row_gives_the_plain_scores(
-    kind: str, shapes: list[tuple[int, list[int]]], seed: int
+    kind: str, shapes: list[tuple[int, list[int]]], common: int, seed: int
 ) -> None:
-    row = pack_row([bundle(prompt, *answers, seed=seed + i) for i, (prompt, answers) in enumerate(shapes)])
+    bundles = [bundle(prompt, *answers, seed=seed + i) for i, (prompt, answers) in enumerate(shapes)]
+    row = pack_row(beginning_alike(bundles, common), worthwhile=1)
     policy = shared_policy(kind)
     with torch.no_grad():
         assert_close(policy.score(row).logprob_M, policy.score_padded(row).logprob_M, **EXACT)
@@ -191,6 +220,23 @@ def test_rows_hold_no_padding_and_each_prompt_once() -> None:
     assert row.tokens == 7 + 5
     assert len(row.target_M) == 3 + 1 + 4
     assert row.position_N.tolist() == [0, 1, 2, 3, 4, 0, 1, 5, 6, 2, 3, 4]
+
+
+def test_what_all_prompts_begin_with_stands_in_the_row_once() -> None:
+    bundles = [
+        Bundle(prompt_ids=[7, 8, 9, 4], answers=[[1, 2]]),
+        Bundle(prompt_ids=[7, 8, 9], answers=[[3, 4, 5], [6]]),  # keeps its last token for itself
+        Bundle(prompt_ids=[7, 8, 5, 5, 5], answers=[]),
+    ]
+    row = pack_row(bundles, worthwhile=4)
+    assert row.trunk == 2
+    assert row.token_ids_N.tolist() == [7, 8, 9, 4, 9, 5, 5, 5, 1, 3, 4]
+    assert row.position_N.tolist() == [0, 1, 2, 3, 2, 2, 3, 4, 4, 3, 4]
+    assert row.prompt_index_PL.tolist() == [[0, 1, 2, 3, 0], [0, 1, 4, 0, 0], [0, 1, 5, 6, 7]]
+    assert row.prompt_length_P.tolist() == [4, 3, 5]
+    assert row.source_M.tolist() == [3, 8, 4, 9, 10, 4]
+    assert pack_row(bundles, worthwhile=5).trunk == 0  # two prompts would save two tokens each
+    assert pack_row(bundles[:1], worthwhile=1).trunk == 0
 
 
 @pytest.mark.parametrize(

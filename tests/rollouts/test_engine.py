@@ -172,6 +172,36 @@ def test_a_stop_string_ends_the_answer_and_is_cut_from_its_text(kind: str) -> No
     assert hits
 
 
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_each_request_is_told_of_once_as_soon_as_its_last_answer_has_ended(kind: str) -> None:
+    none = Request(prompt_ids=(5,), count=0, seed=(0,))
+    requests = [*REQUESTS, none]
+    told: dict[int, tuple[Completion, ...]] = {}
+    asked: list[int] = []
+
+    def finished(place: int, completions: tuple[Completion, ...]) -> None:
+        assert place not in told
+        told[place] = completions
+        asked.append(steps)
+
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    policy = restless_policy(kind)
+    answers = LocalEngine(policy, max_batch=64).sample(requests, LONG, should_stop=step, finished=finished)
+    assert [told[place] for place in range(len(requests))] == answers
+    order = list(told)
+    assert order[0] == len(REQUESTS)  # nothing to wait for
+    if kind == "llama":  # all answers begin together, so a request ends with its longest
+        length = {place: max(map(len, told[place])) for place in order[1:]}
+        assert order[1:] == sorted(order[1:], key=lambda place: length[place])
+        assert len(set(asked)) > 2
+
+
 def test_a_limit_of_context_cuts_answers_and_refuses_prompts_that_fill_it() -> None:
     policy = make_policy("llama")
     policy.causal_lm.config.max_position_embeddings = 20
@@ -220,6 +250,19 @@ def test_many_prompts_share_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ventaja.rollouts.local.SharedCache", Watched)
     assert tokens(sampled("gemma3", requests, max_batch=4)) == expected
     assert made == [(4, 4)]
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_a_beginning_that_prompts_share_changes_no_answer(kind: str) -> None:
+    shared = request(30, 1, seed=50).prompt_ids
+    requests = [Request(prompt_ids=(*shared, *r.prompt_ids), count=r.count, seed=r.seed) for r in REQUESTS]
+    assert pack_row([Bundle(prompt_ids=r.prompt_ids, answers=[]) for r in requests]).trunk == 30
+    together = sampled(kind, requests)
+    for ask, group in zip(requests, together, strict=True):
+        [by_itself] = sampled(kind, [ask])
+        assert tokens([group]) == tokens([by_itself])
+        for ours, theirs in zip(group, by_itself, strict=True):
+            assert_close(ours.logprobs, theirs.logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_groups_are_prompts_with_their_completions() -> None:

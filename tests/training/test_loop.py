@@ -47,7 +47,7 @@ DYNAMIC = {"name": "dapo", "group_size": 4, "minibatches": 1}
 
 def scripted(made, script):
     """The loop with an engine that says `script(prompt, k)`."""
-    made.engine = ScriptedEngine(tokenizer(), script)
+    made.engine = made.collector.engine = ScriptedEngine(tokenizer(), script)
     return made
 
 

@@ -15,6 +15,7 @@ from ventaja.models import render_prompt
 from ventaja.records import Prompt, read_groups
 from ventaja.rollouts import Interrupted, Sampling, ScriptedEngine
 from ventaja.training import EvaluationConfig, RlConfig, evaluate, parse, train_rl
+from ventaja.training.config import RewardConfig
 from ventaja.training.evaluation import measure, pass_at_k
 
 
@@ -26,15 +27,16 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(samples, right):
         assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
-def measured(script, judge, *, count=2, samples=4, max_tokens=4, **options):
+def measured(script, judge, *, count=2, samples=4, max_tokens=4, max_broken=1.0, **options):
     asked = prompts(count)
     words = tokenizer()
     return measure(
         ScriptedEngine(words, script),
-        SingleTurn(prompts=asked, rewards=[Reward(judge, "r")], max_broken_fraction=1.0),
+        SingleTurn(prompts=asked, rewards=[Reward(judge, "r")]),
         asked,
         [render_prompt(words, prompt) for prompt in asked],
         Sampling(max_tokens=max_tokens),
+        RewardConfig(max_broken_fraction=max_broken),
         samples=samples,
         seed=0,
         **options,
@@ -75,6 +77,19 @@ def test_what_is_not_judged_does_not_count_as_wrong():
 def test_nothing_could_be_judged():
     with pytest.raises(RewardError, match="none of the answers to the 2 problems could be judged"):
         measured(lambda prompt, k: "a", lambda completions: [None] * len(completions))
+
+
+def test_too_many_broken_judgements_stop_it():
+    def judge(completions):
+        return [ValueError("cannot read b") if text == "b" else 1.0 for text in completions]
+
+    def said(prompt, k):
+        return "b" if k else "a"
+
+    with pytest.raises(RewardError, match="75% of the judgements are broken, and 70% may be"):
+        measured(said, judge, max_broken=0.7)
+    result, _ = measured(said, judge, max_broken=0.75)
+    assert result.mean_reward == 1.0
 
 
 def test_it_can_be_stopped():

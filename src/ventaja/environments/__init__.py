@@ -2,15 +2,8 @@
 
 from ventaja.environments.data import example_from_row, load_examples, load_prompts, prompt_from_row
 from ventaja.environments.environment import Environment, SingleTurn
-from ventaja.environments.rewards import (
-    Reward,
-    RewardFunction,
-    broken_fraction,
-    check_broken,
-    default_rewards,
-    judge,
-    load_reward,
-)
+from ventaja.environments.judging import broken_fraction, check_broken, judge
+from ventaja.environments.rewards import Reward, RewardFunction, default_rewards, load_reward
 from ventaja.environments.verifiers import completion_text, exact_match, math_verify, reasoning_gym, regex
 
 __all__ = [

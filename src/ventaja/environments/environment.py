@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from ventaja.environments.rewards import (
-    Reward,
-    check_broken,
-    check_columns,
-    check_reserved,
-    check_rewards,
-    judge,
-)
-from ventaja.errors import ConfigError, DataError
+from ventaja.environments.judging import judge
+from ventaja.environments.rewards import Reward, check_columns, check_reserved, check_rewards
+from ventaja.errors import DataError
 from ventaja.records import Group, Prompt
 from ventaja.records.files import check_columns_are_json
 
@@ -39,15 +33,11 @@ class SingleTurn:
     rewards: Sequence[Reward]
     timeout: float = 60.0
     """Seconds that one call of a reward function may take."""
-    max_broken_fraction: float = 0.1
-    """The share of broken judgements in one round past which the run stops."""
     _columns: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
 
     def __post_init__(self) -> None:
         if not self.prompts:
             raise DataError("there are no prompts to ask.")
-        if not 0 <= self.max_broken_fraction <= 1:
-            raise ConfigError(f"max_broken_fraction is {self.max_broken_fraction}; it is a share, 0 to 1.")
         columns = frozenset(name for prompt in self.prompts for name in prompt.columns)
         object.__setattr__(self, "_columns", columns)
         check_rewards(self.rewards, self.timeout)
@@ -57,11 +47,5 @@ class SingleTurn:
         check_columns(self.rewards, columns)
 
     def judge(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups with their judgements.
-
-        Raises:
-            RewardError: more than `max_broken_fraction` of them are broken, or a reward is not a number.
-        """
-        judged = judge(groups, self.rewards, timeout=self.timeout, columns=self._columns)
-        check_broken(judged, limit=self.max_broken_fraction)
-        return judged
+        """The groups with their judgements. Raises RewardError if a reward is not a number."""
+        return judge(groups, self.rewards, timeout=self.timeout, columns=self._columns)

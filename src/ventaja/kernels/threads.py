@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ config: Any = numba.config
 config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
+_of_this_thread = threading.local()
+
+
 def use_torchs_threads() -> None:
     """Of this thread's loops from now on: as many as torch uses, as far as numba has begun them."""
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    if getattr(_of_this_thread, "threads", None) != threads:
+        numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+        _of_this_thread.threads = threads

@@ -27,9 +27,10 @@ HIDDEN = -1e30
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T].
+    """The trunk, the prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T].
 
-    Each sees itself, causally, and the answers also the L places of their prompt.
+    Each of P·G stretches of text sees itself, causally, and before itself L places of the parts above: prompts see
+    the trunk (P = 1, G prompts), answers the trunk and their prompt (P prompts, G answers each).
     """
 
     start: int
@@ -39,9 +40,9 @@ class Part:
     """Row index of each grid place, flat; −1 where there is no token."""
     slot: Tensor
     """Flat grid place of each of the part's tokens."""
-    prompt_length: Tensor
-    """[P] how many tokens of the prompt are seen; 0 for prompts themselves."""
-    prompt_places: int
+    seen: Tensor
+    """[P] how many tokens are seen before it."""
+    seen_places: int
     """L"""
     window: int | None
 
@@ -60,23 +61,23 @@ class Part:
     @cached_property
     def bias(self) -> Tensor:
         """[P, T, L + T] what to add to the scores so that a query sees what it should."""
-        T, L = self.shape[2], self.prompt_places
+        T, L = self.shape[2], self.seen_places
         place_T, place_L = torch.arange(T), torch.arange(L)
         gap_TT = place_T[:, None] - place_T
         own_TT = gap_TT >= 0
-        length_P11 = self.prompt_length[:, None, None]
-        prompt_PTL = (place_L < length_P11).expand(-1, T, -1)
+        length_P11 = self.seen[:, None, None]
+        above_PTL = (place_L < length_P11).expand(-1, T, -1)
         if self.window is not None:
             own_TT = own_TT & (gap_TT < self.window)
-            prompt_PTL = prompt_PTL & (length_P11 + place_T[:, None] - place_L < self.window)
-        sees = torch.cat([prompt_PTL, own_TT.expand(len(prompt_PTL), -1, -1)], dim=-1)
+            above_PTL = above_PTL & (length_P11 + place_T[:, None] - place_L < self.window)
+        sees = torch.cat([above_PTL, own_TT.expand(len(above_PTL), -1, -1)], dim=-1)
         return torch.zeros(sees.shape).masked_fill_(~sees, HIDDEN)
 
 
 def group_attention(
     query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, parts: tuple[Part, ...], scaling: float
 ) -> Tensor:
-    """Attention output [N, H, D]; gradients flow to all three. `parts`: the prompts, then the answers if any."""
+    """Attention output [N, H, D]; gradients flow to all three. Each of `parts` sees those before it."""
     contiguous = (x.contiguous() for x in (query_NHD, key_NKD, value_NKD))
     return _GroupAttention.apply(*contiguous, parts, scaling)
 
@@ -97,9 +98,9 @@ class _GroupAttention(torch.autograd.Function):
             piece = _Piece(part, scaling)
             out, kept = piece.forward(q, k, v, shared)
             part.collect(out, output)
-            ctx.pieces.append((piece, len(saved), len(kept), shared is not None))
+            ctx.pieces.append((piece, slice(len(saved), len(saved) + 3 + len(kept))))
             saved += [q, k, v, *kept]
-            shared = (k[:, :, 0], v[:, :, 0])
+            shared = _below(shared, k, v)
         ctx.save_for_backward(*saved)
         ctx.shapes = (query.shape, key.shape)
         return output
@@ -112,24 +113,44 @@ class _GroupAttention(torch.autograd.Function):
         gradient = gradient.contiguous()
         d_query = gradient.new_empty(query_shape)
         d_key, d_value = gradient.new_empty(key_shape), gradient.new_empty(key_shape)
-        prompt_key, prompt_value = saved[1][:, :, 0], saved[2][:, :, 0]
-        d_prompt: tuple[Tensor, Tensor] | None = None
-        for piece, place, count, sees_prompt in reversed(
-            ctx.pieces
-        ):  # answers first: they add to the prompts' keys
-            q, k, v = saved[place : place + 3]
-            kept = saved[place + 3 : place + 3 + count]
+        pieces = []
+        shared: tuple[Tensor, Tensor] | None = None
+        for piece, places in ctx.pieces:
+            pieces.append((piece, saved[places], shared))
+            shared = _below(shared, *saved[places][1:3])
+        d_below: tuple[Tensor, Tensor] | None = None
+        for piece, (q, k, v, *kept), shared in reversed(
+            pieces
+        ):  # what is seen gets its gradient from what sees it
             d_out = piece.part.spread(gradient, key_shape[1])
-            shared = (prompt_key, prompt_value) if sees_prompt else None
-            dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, kept)
-            if not sees_prompt and d_prompt is not None:
-                dk[:, :, 0] += d_prompt[0]
-                dv[:, :, 0] += d_prompt[1]
+            dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, tuple(kept))
+            if d_below is not None:
+                d_above = [_add_from_below(own, below) for own, below in zip((dk, dv), d_below, strict=True)]
+                d_shared = d_shared and tuple(d + up for d, up in zip(d_shared, d_above, strict=True))
             piece.part.collect(dq, d_query)
             piece.part.collect(dk[:, :, :, None], d_key)
             piece.part.collect(dv[:, :, :, None], d_value)
-            d_prompt = d_shared
+            d_below = d_shared
         return d_query, d_key, d_value, None, None
+
+
+def _below(shared: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What the next part sees, [P·G, K, L + T, D]: what this one sees [P, K, L, D], then its own [P, K, G, T, D]."""
+    P, K, G, T, D = k.shape
+    own = [x.transpose(1, 2).reshape(P * G, K, T, D) for x in (k, v)]
+    if shared is None:
+        return own[0], own[1]
+    above = [x.repeat_interleave(G, dim=0) for x in shared]
+    return torch.cat([above[0], own[0]], dim=2), torch.cat([above[1], own[1]], dim=2)
+
+
+def _add_from_below(d_own: Tensor, d_below: Tensor) -> Tensor:
+    """The way back: adds to `d_own` [P, K, G, T, D] its share, and returns that of what it sees, [P, K, L, D]."""
+    P, K, G, T, D = d_own.shape
+    d_below = d_below.view(P, G, K, -1, D)
+    L = d_below.shape[3] - T
+    d_own += d_below[:, :, :, L:].transpose(1, 2)
+    return d_below[:, :, :, :L].sum(1)
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,7 @@ class _Piece:
 
     def _is_large(self, q: Tensor) -> bool:
         P, K, G, r, T, _ = q.shape
-        return P * K * G * r * T * (self.part.prompt_places + T) > LARGE
+        return P * K * G * r * T * (self.part.seen_places + T) > LARGE
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
@@ -151,21 +172,21 @@ class _Piece:
         P, K, G, r, T, D = q.shape
         own, joint = (P * K * G, r * T), (P * K, G * r * T)
         over_own = (q.view(*own, D) @ k.view(-1, T, D).mT).view(P, K, G, r, T, T)
-        over_prompt = q.new_empty(P, K, G, r, T, self.part.prompt_places)
+        over_seen = q.new_empty(P, K, G, r, T, self.part.seen_places)
         if shared:
-            L = self.part.prompt_places
-            torch.bmm(q.view(*joint, D), shared[0].reshape(P * K, L, D).mT, out=over_prompt.view(*joint, L))
+            L = self.part.seen_places
+            torch.bmm(q.view(*joint, D), shared[0].reshape(P * K, L, D).mT, out=over_seen.view(*joint, L))
         flat = (P * K * G * r, -1)
         kernels.join_softmax(
-            over_prompt.view(flat), over_own.view(flat), self.part.prompt_length, T,
+            over_seen.view(flat), over_own.view(flat), self.part.seen, T,
             self.part.window or 0, self.scaling,
         )  # fmt: skip
         out = over_own.view(*own, T) @ v.view(-1, T, D)
         if shared:
             out = out.view(*joint, D)
-            out.baddbmm_(over_prompt.view(*joint, L), shared[1].reshape(P * K, L, D))
+            out.baddbmm_(over_seen.view(*joint, L), shared[1].reshape(P * K, L, D))
         out = out.view(q.shape)
-        return out, (over_prompt, over_own, out)
+        return out, (over_seen, over_own, out)
 
     def backward(
         self,
@@ -179,27 +200,27 @@ class _Piece:
         if self._is_large(q):
             return self._flash_backward(d_out, q, k, v, shared, kept)
         P, K, G, r, T, D = q.shape
-        w_prompt, w_own, out = kept
+        w_seen, w_own, out = kept
         own, joint = (P * K * G, r * T), (P * K, G * r * T)
         d_over_own = (d_out.view(*own, D) @ v.view(-1, T, D).mT).view(w_own.shape)
         d_v = w_own.view(*own, T).mT @ d_out.view(*own, D)
-        d_over_prompt = torch.empty_like(w_prompt)
+        d_over_seen = torch.empty_like(w_seen)
         if shared:
-            L = self.part.prompt_places
+            L = self.part.seen_places
             d_joint = d_out.view(*joint, D)
-            torch.bmm(d_joint, shared[1].reshape(P * K, L, D).mT, out=d_over_prompt.view(*joint, L))
-            d_shared_v = (w_prompt.view(*joint, L).mT @ d_joint).view(P, K, L, D)
+            torch.bmm(d_joint, shared[1].reshape(P * K, L, D).mT, out=d_over_seen.view(*joint, L))
+            d_shared_v = (w_seen.view(*joint, L).mT @ d_joint).view(P, K, L, D)
         flat = (P * K * G * r, -1)
         kernels.join_softmax_gradient(
-            w_prompt.view(flat), w_own.view(flat), out.view(flat), d_out.view(flat), T, self.scaling,
-            d_over_prompt.view(flat), d_over_own.view(flat),
+            w_seen.view(flat), w_own.view(flat), out.view(flat), d_out.view(flat), T, self.scaling,
+            d_over_seen.view(flat), d_over_own.view(flat),
         )  # fmt: skip
         s_own = d_over_own.view(*own, T)
         d_q = s_own @ k.view(-1, T, D)
         d_k = s_own.mT @ q.view(*own, D)
         d_shared = None
         if shared:
-            s_joint = d_over_prompt.view(*joint, L)
+            s_joint = d_over_seen.view(*joint, L)
             d_q = d_q.view(*joint, D).baddbmm_(s_joint, shared[0].reshape(P * K, L, D))
             d_shared = ((s_joint.mT @ q.view(*joint, D)).view(P, K, L, D), d_shared_v)
         return d_q.view(q.shape), d_k.view(k.shape), d_v.view(v.shape), d_shared

@@ -91,29 +91,42 @@ class GroupAttention:
     def _fast_parts(self, window: int | None) -> tuple[Part, ...]:
         """The row's tables as `fast_attention` takes them."""
         if window not in self._parts:
-            row = self.row
-            prompt_tokens = row.prompt_slot_n.numel()
-            prompts = Part(
-                start=0,
-                stop=prompt_tokens,
-                shape=(self.P, 1, self.L),
-                index=_with_gaps(row.prompt_index_PL, row.prompt_slot_n),
-                slot=row.prompt_slot_n,
-                prompt_length=torch.zeros_like(row.prompt_length_P),
-                prompt_places=0,
-                window=window,
-            )
-            answers = Part(
-                start=prompt_tokens,
-                stop=row.tokens,
-                shape=(self.P, self.G, self.T),
-                index=_with_gaps(row.answer_index_PGT, row.answer_slot_n),
-                slot=row.answer_slot_n,
-                prompt_length=row.prompt_length_P,
-                prompt_places=self.L,
-                window=window,
-            )
-            self._parts[window] = (prompts, answers) if self.T else (prompts,)
+            row, trunk, prompt_tokens = self.row, self.row.trunk, self.row.prompt_slot_n.numel()
+            prompt_places = _with_gaps(row.prompt_index_PL, row.prompt_slot_n).view(self.P, self.L)
+            own_slot = row.prompt_slot_n[trunk:]
+            parts = [
+                Part(
+                    start=0,
+                    stop=trunk,
+                    shape=(1, 1, trunk),
+                    index=torch.arange(trunk),
+                    slot=torch.arange(trunk),
+                    seen=torch.zeros(1, dtype=torch.long),
+                    seen_places=0,
+                    window=window,
+                ),
+                Part(
+                    start=trunk,
+                    stop=prompt_tokens,
+                    shape=(1, self.P, self.L - trunk),
+                    index=prompt_places[:, trunk:].flatten(),
+                    slot=own_slot // self.L * (self.L - trunk) + own_slot % self.L - trunk,
+                    seen=torch.full((1,), trunk),
+                    seen_places=trunk,
+                    window=window,
+                ),
+                Part(
+                    start=prompt_tokens,
+                    stop=row.tokens,
+                    shape=(self.P, self.G, self.T),
+                    index=_with_gaps(row.answer_index_PGT, row.answer_slot_n),
+                    slot=row.answer_slot_n,
+                    seen=row.prompt_length_P,
+                    seen_places=self.L,
+                    window=window,
+                ),
+            ]
+            self._parts[window] = tuple(part for part in parts if part.shape[2])
         return self._parts[window]
 
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor | None]:

@@ -1,13 +1,17 @@
-"""Where every token of a packed row is: each prompt once, its answers after it, no padding between them."""
+"""Where every token of a packed row is: what prompts share once, each prompt once, its answers, and no padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+WORTHWHILE = 64
+"""Prompts of a row share their common beginning if that saves at least so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,24 +24,29 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """One row of N tokens: all prompts first, then all answers, and tables that say which is which.
+    """One row of N tokens: the trunk, then all prompts, then all answers, and tables that say which is which.
 
     P prompts of at most L tokens, G answers per prompt at most, each of at most T input tokens. An answer's
     last token predicts nothing that counts, so it is a target but no input.
+
+    The trunk is the beginning that all of the row's prompts have in common, such as a system message; it stands
+    in the row once. Each prompt has at least one token of its own.
     """
 
     token_ids_N: Tensor
+    trunk: int
+    """Tokens that all prompts share, the row's first; 0 if sharing would hardly save any."""
     position_N: Tensor
     """Position of each token in its own sequence (answers go on where their prompt ends)."""
     prompt_length_P: Tensor
     answer_length_PG: Tensor
     """Input tokens of each answer (its length − 1); −1 where a prompt has fewer than G answers."""
     prompt_index_PL: Tensor
-    """Row index of each prompt token; 0 beyond its end."""
+    """Row index of each prompt token, the trunk's included; 0 beyond its end."""
     answer_index_PGT: Tensor
     """Row index of each answer's input token; 0 beyond its end."""
     prompt_slot_n: Tensor
-    """For the row's first tokens (the prompts'): their flat place in [P, L]."""
+    """For the row's first tokens (the prompts'): their flat place in [P, L]; the trunk's in the first prompt."""
     answer_slot_n: Tensor
     """For the row's remaining tokens (the answers'): their flat place in [P, G, T]."""
     source_M: Tensor
@@ -50,11 +59,17 @@ class PackedRow:
         return int(self.token_ids_N.numel())
 
     def to(self, device: torch.device | str) -> PackedRow:
-        return PackedRow(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        tables: dict[str, Any] = {
+            name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)
+        }
+        return replace(self, **tables)
 
 
-def pack_row(bundles: Sequence[Bundle]) -> PackedRow:
-    """Lay bundles out in one row. Every prompt needs at least one token; answers may be of any length ≥ 1."""
+def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> PackedRow:
+    """Lay bundles out in one row. Every prompt needs at least one token; answers may be of any length ≥ 1.
+
+    What the prompts have in common at their beginning is shared if it saves `worthwhile` tokens.
+    """
     P = len(bundles)
     prompt_length = np.array([len(b.prompt_ids) for b in bundles], dtype=np.int64)
     if P == 0 or prompt_length.min() < 1:
@@ -76,14 +91,21 @@ def pack_row(bundles: Sequence[Bundle]) -> PackedRow:
     answer_slots: list[np.ndarray] = []
     sources: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    start = 0
+    trunk = _common(bundles)
+    if (P - 1) * trunk < worthwhile:
+        trunk = 0
+    start = trunk
+    tokens.append(np.asarray(bundles[0].prompt_ids[:trunk], dtype=np.int64))
+    positions.append(np.arange(trunk))
+    prompt_slots.append(np.arange(trunk))
     for p, bundle in enumerate(bundles):
-        length = prompt_length[p]
-        tokens.append(np.asarray(bundle.prompt_ids, dtype=np.int64))
-        positions.append(np.arange(length))
-        prompt_index[p, :length] = start + np.arange(length)
-        prompt_slots.append(p * L + np.arange(length))
-        start += length
+        own = np.arange(trunk, prompt_length[p])
+        tokens.append(np.asarray(bundle.prompt_ids[trunk:], dtype=np.int64))
+        positions.append(own)
+        prompt_index[p, :trunk] = np.arange(trunk)
+        prompt_index[p, own] = start + own - trunk
+        prompt_slots.append(p * L + own)
+        start += len(own)
     for p, bundle in enumerate(bundles):
         for g, answer in enumerate(bundle.answers):
             length = answer_length[p, g]
@@ -102,6 +124,7 @@ def pack_row(bundles: Sequence[Bundle]) -> PackedRow:
 
     return PackedRow(
         token_ids_N=join(tokens),
+        trunk=trunk,
         position_N=join(positions),
         prompt_length_P=torch.from_numpy(prompt_length),
         answer_length_PG=torch.from_numpy(answer_length),
@@ -112,3 +135,13 @@ def pack_row(bundles: Sequence[Bundle]) -> PackedRow:
         source_M=join(sources),
         target_M=join(targets),
     )
+
+
+def _common(bundles: Sequence[Bundle]) -> int:
+    """How many tokens all prompts begin with alike, so that one is left to each."""
+    first = np.asarray(bundles[0].prompt_ids)
+    common = min(len(bundle.prompt_ids) for bundle in bundles) - 1
+    for bundle in bundles[1:]:
+        differs = np.nonzero(first[:common] != np.asarray(bundle.prompt_ids[:common]))[0]
+        common = int(differs[0]) if len(differs) else common
+    return common

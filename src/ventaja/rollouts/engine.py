@@ -35,8 +35,12 @@ class Engine(Protocol):
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
+        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
     ) -> list[tuple[Completion, ...]]:
-        """`count` completions for each request, in order. Raises Interrupted once `should_stop()` is True."""
+        """`count` completions for each request, in order. Raises Interrupted once `should_stop()` is True.
+
+        `finished(place, completions)` is called once for each request, as soon as its last answer has ended.
+        """
         ...
 
     def load(self, policy: Policy, *, version: int) -> None:

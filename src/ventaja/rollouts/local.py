@@ -17,6 +17,7 @@ from ventaja.rollouts.decoding import Decode, Membership, Prefill, SharedCache
 from ventaja.rollouts.draw import draw
 from ventaja.rollouts.engine import Interrupted, Request, Sampling
 from ventaja.rollouts.plain import PlainBatch
+from ventaja.rollouts.stop_strings import StopStrings
 
 PREFILL_TOKENS = 8192
 """Prompts are prefilled in rows of about this many tokens."""
@@ -44,6 +45,7 @@ class LocalEngine:
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
+        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.sample`. Raises DataError for a prompt that leaves no room for an answer."""
         if not requests:
@@ -51,31 +53,44 @@ class LocalEngine:
         if self._weights is None:
             self._weights = PackedWeights(self.policy.causal_lm)
         with self._weights.active():
-            return self._sample(requests, sampling, should_stop)
+            return self._sample(requests, sampling, should_stop, finished)
 
     def _sample(
-        self, requests: Sequence[Request], sampling: Sampling, should_stop: Callable[[], bool]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        should_stop: Callable[[], bool],
+        finished: Callable[[int, tuple[Completion, ...]], None],
     ) -> list[tuple[Completion, ...]]:
         waiting = deque(self._queue(requests, sampling))
         kind = SharedBatch if self.policy.not_packable is None else PlainBatch
         batch = kind(self.policy, requests, self.max_batch)
-        done: dict[tuple[int, int], Completion] = {}
+        stop_strings = StopStrings(self.policy.tokenizer, sampling.stop)
+        done: list[dict[int, Completion]] = [{} for _ in requests]
+
+        def in_order(request: int) -> tuple[Completion, ...]:
+            return tuple(done[request][k] for k in range(requests[request].count))
 
         def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
             answers = [batch.answers[row] for row in rows]
             uniform_B = torch.tensor([a.uniforms[len(a.tokens)] for a in answers], dtype=torch.float64)
             token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
-            finished = []
+            ended = []
             for row, answer, token, logprob in zip(
                 rows, answers, token_B.tolist(), logprob_B.tolist(), strict=True
             ):
                 answer.tokens.append(token)
                 answer.logprobs.append(logprob)
-                if (stop := self._stop_reason(answer, sampling)) is not None:
-                    done[answer.request, answer.index] = self._completion(answer, stop, sampling)
-                    finished.append(row)
-            batch.remove(finished)
+                if (stop := self._stop_reason(answer, stop_strings)) is not None:
+                    done[answer.request][answer.index] = self._completion(answer, stop, stop_strings)
+                    ended.append(row)
+                    if len(done[answer.request]) == requests[answer.request].count:
+                        finished(answer.request, in_order(answer.request))
+            batch.remove(ended)
 
+        for place, request in enumerate(requests):
+            if request.count == 0:
+                finished(place, ())
         while waiting or batch.answers:
             if should_stop():
                 raise Interrupted
@@ -83,7 +98,7 @@ class LocalEngine:
                 choose(fresh, batch.first_logits(fresh))
             if batch.answers:
                 choose(range(len(batch.answers)), batch.next_logits())
-        return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
+        return [in_order(request) for request in range(len(requests))]
 
     def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
         queue = []
@@ -101,17 +116,17 @@ class LocalEngine:
                 queue.append(Answer(request=r, index=k, uniforms=uniforms))
         return queue
 
-    def _stop_reason(self, answer: Answer, sampling: Sampling) -> StopReason | None:
+    def _stop_reason(self, answer: Answer, stop_strings: StopStrings) -> StopReason | None:
         if answer.tokens[-1] in self.policy.eos_ids:
             return StopReason.EOS
-        if sampling.stop and any(s in self._decode(answer.tokens) for s in sampling.stop):
+        if stop_strings.complete(answer.tokens):
             return StopReason.STOP_STRING
         return StopReason.LENGTH if len(answer.tokens) == len(answer.uniforms) else None
 
-    def _completion(self, answer: Answer, stop: StopReason, sampling: Sampling) -> Completion:
-        text = self._decode(answer.tokens)
+    def _completion(self, answer: Answer, stop: StopReason, stop_strings: StopStrings) -> Completion:
+        text = self.policy.tokenizer.decode(answer.tokens, skip_special_tokens=True)
         if stop is StopReason.STOP_STRING:
-            text = text[: min(text.index(s) for s in sampling.stop if s in text)]
+            text = stop_strings.cut(text)
         return Completion(
             token_ids=tuple(answer.tokens),
             logprobs=tuple(answer.logprobs),
@@ -119,9 +134,6 @@ class LocalEngine:
             stop=stop,
             weight_version=self.version,
         )
-
-    def _decode(self, tokens: list[int]) -> str:
-        return self.policy.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 class SharedBatch:
@@ -171,8 +183,9 @@ class SharedBatch:
             row = row.to(self.policy.device)
             plan = Prefill(row, self.cache, [self.slot_of[r] for r in chunk])
             hidden_ND = self.policy.hidden(row.token_ids_N, row.position_N, plan)
-            for request, end in zip(chunk, row.prompt_length_P.cumsum(0).tolist(), strict=True):
-                self.last_hidden[request] = hidden_ND[end - 1]
+            last_P = row.prompt_index_PL.gather(1, row.prompt_length_P[:, None] - 1)[:, 0]
+            for request, last in zip(chunk, last_P.tolist(), strict=True):
+                self.last_hidden[request] = hidden_ND[last]
 
     def first_logits(self, rows: Sequence[int]) -> Tensor:
         """Logits [B, V] of the first token of answers that have just entered."""

@@ -31,14 +31,18 @@ class ScriptedEngine:
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
+        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.sample`; answers longer than `sampling.max_tokens` are cut."""
         if should_stop():
             raise Interrupted
         self.seen += requests
-        return [
+        answers = [
             tuple(self._answer(request, k, sampling) for k in range(request.count)) for request in requests
         ]
+        for place, completions in enumerate(answers):
+            finished(place, completions)
+        return answers
 
     def _answer(self, request: Request, k: int, sampling: Sampling) -> Completion:
         text = self.script(self.tokenizer.decode(request.prompt_ids), k)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from ventaja.environments import load_examples, load_prompts
-from ventaja.errors import DataError
+from ventaja.errors import ConfigError, DataError
 from ventaja.records import Example, Message, Prompt
-from ventaja.training.config import DataConfig, SourceConfig
+from ventaja.training.config import GENERATED, DataConfig, RlConfig, SourceConfig
 
 RowT = TypeVar("RowT", Prompt, Example)
 
@@ -38,6 +38,28 @@ def prompts_of(source: SourceConfig, *, system_prompt: str | None = None) -> lis
         size=source.size,
         seed=source.seed,
         system_prompt=system_prompt,
+    )
+
+
+def held_out_prompts(config: RlConfig) -> list[Prompt]:
+    """The problems that are measured during training, if any are."""
+    e = config.eval
+    if e.every is None:
+        return []
+    source = e.source or config.data.source
+    is_generated = source.startswith(GENERATED)
+    if e.source is None and not is_generated:
+        raise ConfigError(
+            "eval.source: must be set to measure on held-out problems: only generated tasks can make their own."
+        )
+    return prompts_of(
+        SourceConfig(
+            source=source,
+            options=config.data.options if e.options is None else e.options,
+            size=e.size,
+            **({"seed": e.seed} if is_generated else {}),
+        ),
+        system_prompt=config.data.system_prompt,
     )
 
 

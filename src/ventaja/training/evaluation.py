@@ -13,7 +13,7 @@ from ventaja.environments import Reward as RewardSpec
 from ventaja.errors import RewardError
 from ventaja.models import load_policy
 from ventaja.records import Group, Prompt, StopReason, write_groups
-from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_groups
+from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_and_judge
 from ventaja.training.config import EvaluationConfig, RewardConfig
 from ventaja.training.data import training_prompts
 from ventaja.training.prompts import render_all
@@ -57,12 +57,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
     """Load the model and the problems, and measure."""
     rewards = load_rewards(config.reward, config.data.source)
     prompts = training_prompts(config.data)
-    environment = SingleTurn(
-        prompts=prompts,
-        rewards=rewards,
-        timeout=config.reward.timeout,
-        max_broken_fraction=config.reward.max_broken_fraction,
-    )
+    environment = SingleTurn(prompts=prompts, rewards=rewards, timeout=config.reward.timeout)
     policy = load_policy(
         config.model.name,
         device=config.model.device,
@@ -77,6 +72,7 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         prompts,
         ids,
         config.sampling,
+        config.reward,
         samples=config.samples,
         seed=config.seed,
     )
@@ -91,6 +87,7 @@ def measure(
     prompts: Sequence[Prompt],
     prompt_ids: Sequence[tuple[int, ...]],
     sampling: Sampling,
+    judging: RewardConfig,
     *,
     samples: int,
     seed: int,
@@ -98,17 +95,20 @@ def measure(
 ) -> tuple[Evaluation, list[Group]]:
     """Sampled and greedy accuracy on the given problems, and the judged sampled answers.
 
-    Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged.
+    Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many judgements
+    are broken.
     """
     start = time.perf_counter()
     seeds = [(seed, 0xE7A1, p) for p in range(len(prompts))]
     greedy = sampling.model_copy(update={"temperature": 0.0})
     judged = {
-        kind: environment.judge(
-            sample_groups(engine, prompts, prompt_ids, how, size=count, seeds=seeds, should_stop=should_stop)
+        kind: sample_and_judge(
+            engine, environment, prompts, prompt_ids, how,
+            size=count, seeds=seeds, should_stop=should_stop,
+            overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction,
         )
         for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
-    }
+    }  # fmt: skip
     rewards = [[j.reward for j in g.judgements if j.is_valid] for g in judged["sampled"]]
     right = [sum(r >= FULL_MARKS for r in row) for row in rewards]
     most = max((len(row) for row in rewards), default=0)  # broken answers do not count

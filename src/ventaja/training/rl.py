@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -17,47 +14,25 @@ from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import ConfigError, VentajaError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
-from ventaja.records import Group, Prompt, StopReason, write_groups
-from ventaja.rollouts import Engine, Interrupted, LocalEngine, sample_groups
+from ventaja.records import Group, Prompt, StopReason
+from ventaja.rollouts import Engine, Interrupted, LocalEngine
 from ventaja.tracking import RL_COLUMNS, Run
 from ventaja.training.batch import Batch, Row, scores_table
-from ventaja.training.checkpoint import Checkpoint
-from ventaja.training.config import GENERATED, RlConfig, SourceConfig
-from ventaja.training.credit import RunningMean, assign_advantages, reward_table
-from ventaja.training.data import prompts_of, training_prompts, unseen
+from ventaja.training.collecting import Collector
+from ventaja.training.config import RlConfig
+from ventaja.training.credit import assign_advantages, reward_table
+from ventaja.training.data import held_out_prompts, training_prompts, unseen
 from ventaja.training.evaluation import load_rewards, measure
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
-from ventaja.training.prompts import render_all, shuffled
+from ventaja.training.prompts import render_all
+from ventaja.training.round import Round, State, timed
 from ventaja.training.row_budget import Cut
 from ventaja.training.session import Session, load
 from ventaja.training.step import UpdateReport, update
 
-SAMPLING, MINIBATCHES = 0x5A, 0x3B
-"""Names of random streams, so that none is used twice."""
-
-
-@dataclass
-class Round:
-    """One round in progress: its samples, their advantages, and the updates made on them so far."""
-
-    number: int
-    groups: list[Group]
-    batch: Batch
-    sampled: dict[str, float]
-    """Metrics of all that was sampled, groups that dynamic sampling replaced included."""
-    reports: list[UpdateReport] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class State:
-    """What the rest of the run depends on, besides weights, optimiser and the round in progress."""
-
-    rounds_done: int = 0
-    prompts_taken: int = 0
-    running: RunningMean = field(default_factory=RunningMean)
-    kl_coef: float = 0.0
+MINIBATCHES = 0x3B
+"""Names the random stream of minibatches, apart from those of shuffles and sampling."""
 
 
 def train_rl(
@@ -76,7 +51,7 @@ def train_rl(
     loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
     with loop.session.running(), loop.nothing_lost():
         for number in loop.rounds():
-            round_ = loop.round_in_progress or loop.begin(number)
+            round_ = loop.state.round or loop.begin(number)
             for index in loop.updates(round_):
                 loop.update(round_, index)
             loop.finish(round_)
@@ -97,10 +72,9 @@ class RlLoop:
     ) -> None:
         self.config = config
         self.algorithm = config.algorithm.resolve()
-        self.prompts_per_round = config.run.completions_per_round // self.algorithm.group_size
         rewards = rewards or load_rewards(config.reward, config.data.source)
         prompts = prompts if prompts is not None else training_prompts(config.data)
-        held_out = _held_out(config)
+        held_out = held_out_prompts(config)
         prompts = unseen(prompts, held_out)
         if held_out and not prompts:
             raise ConfigError("eval: every prompt is also held out, so none is left to train on.")
@@ -108,7 +82,6 @@ class RlLoop:
             prompts=prompts,
             rewards=rewards,
             timeout=config.reward.timeout,
-            max_broken_fraction=config.reward.max_broken_fraction,
         )
         self.session = Session(config, command=command)
         self.policy = self.session.policy
@@ -122,9 +95,8 @@ class RlLoop:
         self.held_out = render_all(self.policy, held_out, max_prompt_tokens=limit)[:2] if held_out else None
         self.session.check_same_rows(self.prompt_ids)
         self.state = State(kl_coef=self.algorithm.kl_coef)
-        self.round_in_progress: Round | None = None
         if self.session.checkpoint:
-            self._restore(self.session.checkpoint)
+            self.state = State.of_checkpoint(self.session.checkpoint)
         self.engine: Engine = LocalEngine(self.policy, max_batch=config.run.max_batch)
         self.engine.load(self.policy, version=self.optimiser.updates)
         self.session.start(
@@ -135,6 +107,17 @@ class RlLoop:
             console=console,
         )
         self.progress = self.session.progress
+        self.collector = Collector(
+            config=config,
+            algorithm=self.algorithm,
+            engine=self.engine,
+            environment=self.environment,
+            prompts=self.prompts,
+            prompt_ids=self.prompt_ids,
+            should_stop=self._should_stop,
+            progress=self.progress,
+        )
+        self.said_that_judging_is_slow = False
         if left_out:
             self.progress.note(f"{left_out} prompts are longer than data.max_prompt_tokens and are left out.")
 
@@ -150,10 +133,10 @@ class RlLoop:
         seconds: dict[str, float] = {}
         taken = self.state.prompts_taken
         try:
-            groups, replaced = self._collect(seconds)
+            groups, replaced = self.collector.collect(self.state, seconds)
             sampled = rollout_metrics([*groups, *replaced])
             self.progress.phase("training")
-            with _timed(seconds, "training"):
+            with timed(seconds, "training"):
                 batch = self._credit(number, groups, sampled)
         except Interrupted:
             self.state.prompts_taken = taken
@@ -162,8 +145,8 @@ class RlLoop:
         except BaseException:
             self.state.prompts_taken = taken
             raise
-        self.round_in_progress = Round(number, groups, batch, sampled, seconds=seconds)
-        return self.round_in_progress
+        self.state.round = Round(number, groups, batch, sampled, seconds=seconds)
+        return self.state.round
 
     def updates(self, round_: Round) -> Iterator[int]:
         """Indices of the updates still to make on this round's samples."""
@@ -177,7 +160,7 @@ class RlLoop:
         if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
             round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
             return
-        with _timed(round_.seconds, "training"):
+        with timed(round_.seconds, "training"):
             is_action = torch.zeros_like(batch.is_action_ST)
             is_action[members] = batch.is_action_ST[members]
             report = update(
@@ -206,15 +189,16 @@ class RlLoop:
         tokens = metrics["completions/mean_length"] * metrics["samples"]
         metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
         metrics["tokens_per_second"] = tokens / sum(round_.seconds.values())
-        self._write_rollouts(round_)
+        round_.write_rollouts(self.session.folder.rollout_path(round_.number))
         self.session.record(round_.number, metrics)
+        self._explain_slow_judging(round_.seconds)
         self._show_sample(round_.groups)
         if "kl" in metrics:
             self._adapt_kl(metrics["kl"])
         if "reward" in metrics:
             self.state.running = self.state.running.update(metrics["reward"])
         self.state.rounds_done = round_.number
-        self.round_in_progress = None
+        self.state.round = None
         self.session.pause(self._checkpoint, last=round_.number == self.config.run.rounds)
 
     @contextmanager
@@ -236,60 +220,6 @@ class RlLoop:
             raise error
 
     # Their parts ----------------------------------------------------------------------------------------
-
-    def _collect(self, seconds: dict[str, float]) -> tuple[list[Group], list[Group]]:
-        """Judged groups for one round, and those that dynamic sampling replaced for their equal rewards."""
-        kept: list[Group] = []
-        wanted = self.prompts_per_round
-        budget = wanted
-        if self.algorithm.dynamic_sampling:
-            budget = int(wanted * self.algorithm.max_sampling_factor)
-        asked = 0
-        uniform: list[Group] = []
-        while len(kept) < wanted and asked < budget:
-            count = min(wanted - len(kept), budget - asked)
-            asked += count
-            groups = self._sample_and_judge(count, seconds)
-            if not self.algorithm.dynamic_sampling:
-                return groups, []
-            for group in groups:
-                (kept if self._teaches(group) else uniform).append(group)
-        if not kept:
-            self.progress.note(
-                f"dynamic sampling: all {asked} groups had equal rewards, so this round teaches nothing. The "
-                "task is too easy or too hard for now."
-            )
-            return uniform[:wanted], uniform[wanted:]
-        return kept, uniform
-
-    def _sample_and_judge(self, count: int, seconds: dict[str, float]) -> list[Group]:
-        seed, taken = self.config.run.seed, self.state.prompts_taken
-        chosen = shuffled(len(self.prompts), taken, count, seed=seed)
-        self.progress.phase("sampling")
-        with _timed(seconds, "sampling"):
-            groups = sample_groups(
-                self.engine,
-                [self.prompts[i] for i in chosen],
-                [self.prompt_ids[i] for i in chosen],
-                self.config.sampling,
-                size=self.algorithm.group_size,
-                seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
-                should_stop=self._should_stop,
-            )
-        self.state.prompts_taken += count
-        self.progress.phase("judging")
-        with _timed(seconds, "judging"):
-            return self.environment.judge(groups)
-
-    def _teaches(self, group: Group) -> bool:
-        """True if the answers that take part differ in their reward, penalties included."""
-        how = self.config.reward
-        rewards = {
-            judgement.reward - (how.truncation_penalty or 0.0) * (completion.stop is StopReason.LENGTH)
-            for completion, judgement in zip(group.completions, group.judgements, strict=True)
-            if judgement.is_valid and not (how.truncated == "mask" and completion.stop is StopReason.LENGTH)
-        }
-        return len(rewards) > 1
 
     def _credit(self, number: int, groups: list[Group], sampled: dict[str, float]) -> Batch:
         """The round's samples with the columns that its updates need; a KL in the reward joins the metrics."""
@@ -375,7 +305,7 @@ class RlLoop:
         self.progress.phase("held-out problems")
         try:
             result, _ = measure(
-                self.engine, self.environment, *self.held_out, self.config.sampling,
+                self.engine, self.environment, *self.held_out, self.config.sampling, self.config.reward,
                 samples=1, seed=self.config.eval.seed, should_stop=self._should_stop,
             )  # fmt: skip
         except Interrupted:
@@ -387,56 +317,8 @@ class RlLoop:
             "eval/reward": result.mean_reward,
         }
 
-    # Files ----------------------------------------------------------------------------------------------
-
     def _checkpoint(self) -> None:
-        round_ = self.round_in_progress
-        state = asdict(self.state)
-        if round_ is not None:
-            state["round"] = {
-                "sampled": round_.sampled,
-                "reports": [asdict(report) for report in round_.reports],
-                "seconds": round_.seconds,
-            }
-        self.session.save(
-            state,
-            tables=round_.batch.columns | {"is_action": round_.batch.is_action_ST} if round_ else None,
-            groups=round_.groups if round_ else None,
-        )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        saved = dict(checkpoint.state)
-        self.state = State(
-            rounds_done=saved["rounds_done"],
-            prompts_taken=saved["prompts_taken"],
-            running=RunningMean(**saved["running"]),
-            kl_coef=saved["kl_coef"],
-        )
-        if groups := checkpoint.groups():
-            batch = Batch.of_groups(groups)
-            batch.is_action_ST = checkpoint.tables.pop("is_action")
-            batch.columns = checkpoint.tables
-            self.round_in_progress = Round(
-                self.state.rounds_done + 1,
-                groups,
-                batch,
-                saved["round"]["sampled"],
-                reports=[UpdateReport(**report) for report in saved["round"]["reports"]],
-                seconds=saved["round"]["seconds"],
-            )
-
-    def _write_rollouts(self, round_: Round) -> None:
-        """One row per completion, with the token-level columns; broken completions have none."""
-        tables = {n: t for n, t in sorted(round_.batch.columns.items()) if n != "sampler_logprob"}
-        columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
-        sequence = 0
-        for group in round_.groups:
-            for completion, judgement in zip(group.completions, group.judgements, strict=True):
-                for name, table in tables.items():
-                    values = table[sequence, : len(completion)].tolist() if judgement.is_valid else [math.nan]
-                    columns[name].append(None if math.isnan(values[0]) else values)
-                sequence += judgement.is_valid
-        write_groups(self.session.folder.rollout_path(round_.number), round_.groups, token_columns=columns)
+        self.session.save(**self.state.files())
 
     # Small things ---------------------------------------------------------------------------------------
 
@@ -459,6 +341,16 @@ class RlLoop:
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 
+    def _explain_slow_judging(self, seconds: dict[str, float]) -> None:
+        judging, whole = seconds["judging"], sum(seconds.values())
+        if self.config.reward.overlap or self.said_that_judging_is_slow or judging < max(1.0, 0.1 * whole):
+            return
+        self.said_that_judging_is_slow = True
+        self.progress.note(
+            f"Judging took {judging:.1f} of the round's {whole:.1f} s. With --reward.overlap true answers are judged "
+            "while others are still being sampled."
+        )
+
     def _should_stop(self) -> bool:
         return self.session.interrupts.received is not None
 
@@ -467,34 +359,3 @@ class RlLoop:
         content = group.prompt.content
         text = content if isinstance(content, str) else content[-1]["content"]
         self.progress.sample(text, group.completions[0].text, group.judgements[0].reward)
-
-
-def _held_out(config: RlConfig) -> list[Prompt]:
-    """The problems that are measured during training, if any are."""
-    e = config.eval
-    if e.every is None:
-        return []
-    source = e.source or config.data.source
-    is_generated = source.startswith(GENERATED)
-    if e.source is None and not is_generated:
-        raise ConfigError(
-            "eval.source: must be set to measure on held-out problems: only generated tasks can make their own."
-        )
-    return prompts_of(
-        SourceConfig(
-            source=source,
-            options=config.data.options if e.options is None else e.options,
-            size=e.size,
-            **({"seed": e.seed} if is_generated else {}),
-        ),
-        system_prompt=config.data.system_prompt,
-    )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

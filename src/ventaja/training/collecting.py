@@ -1,0 +1,96 @@
+"""A round's groups: the next prompts, their answers, and what those are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ventaja.environments import Environment
+from ventaja.records import Group, Prompt, StopReason
+from ventaja.rollouts import Engine, sample_and_judge
+from ventaja.tracking import Progress
+from ventaja.training.algorithms import Algorithm
+from ventaja.training.config import RlConfig
+from ventaja.training.prompts import shuffled
+from ventaja.training.round import State, timed
+
+SAMPLING = 0x5A
+"""Names the random streams of sampling, apart from those of shuffles and minibatches."""
+
+
+@dataclass(kw_only=True)
+class Collector:
+    """Has prompts answered and judged. `state.prompts_taken` says which come next, and goes on."""
+
+    config: RlConfig
+    algorithm: Algorithm
+    engine: Engine
+    environment: Environment
+    prompts: Sequence[Prompt]
+    prompt_ids: Sequence[tuple[int, ...]]
+    should_stop: Callable[[], bool]
+    progress: Progress
+
+    def collect(self, state: State, seconds: dict[str, float]) -> tuple[list[Group], list[Group]]:
+        """Judged groups for one round, and those that dynamic sampling replaced for their equal rewards.
+
+        Raises Interrupted once `should_stop()` is True.
+        """
+        kept: list[Group] = []
+        wanted = self.config.run.completions_per_round // self.algorithm.group_size
+        budget = wanted
+        if self.algorithm.dynamic_sampling:
+            budget = int(wanted * self.algorithm.max_sampling_factor)
+        asked = 0
+        uniform: list[Group] = []
+        while len(kept) < wanted and asked < budget:
+            count = min(wanted - len(kept), budget - asked)
+            asked += count
+            groups = self._sample_and_judge(count, state, seconds)
+            if not self.algorithm.dynamic_sampling:
+                return groups, []
+            for group in groups:
+                (kept if self._teaches(group) else uniform).append(group)
+        if not kept:
+            self.progress.note(
+                f"dynamic sampling: all {asked} groups had equal rewards, so this round teaches nothing. The "
+                "task is too easy or too hard for now."
+            )
+            return uniform[:wanted], uniform[wanted:]
+        return kept, uniform
+
+    def _sample_and_judge(self, count: int, state: State, seconds: dict[str, float]) -> list[Group]:
+        seed, taken = self.config.run.seed, state.prompts_taken
+        chosen = shuffled(len(self.prompts), taken, count, seed=seed)
+        judged = sample_and_judge(
+            self.engine,
+            self.environment,
+            [self.prompts[i] for i in chosen],
+            [self.prompt_ids[i] for i in chosen],
+            self.config.sampling,
+            size=self.algorithm.group_size,
+            seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
+            overlap=self.config.reward.overlap,
+            max_broken_fraction=self.config.reward.max_broken_fraction,
+            should_stop=self.should_stop,
+            phase=lambda name: self._phase(name, seconds),
+        )
+        state.prompts_taken += count
+        return judged
+
+    @contextmanager
+    def _phase(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        self.progress.phase(name)
+        with timed(seconds, name):
+            yield
+
+    def _teaches(self, group: Group) -> bool:
+        """True if the answers that take part differ in their reward, penalties included."""
+        how = self.config.reward
+        rewards = {
+            judgement.reward - (how.truncation_penalty or 0.0) * (completion.stop is StopReason.LENGTH)
+            for completion, judgement in zip(group.completions, group.judgements, strict=True)
+            if judgement.is_valid and not (how.truncated == "mask" and completion.stop is StopReason.LENGTH)
+        }
+        return len(rewards) > 1

@@ -1,0 +1,138 @@
+"""Judging beside sampling: the same judgements, earlier."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from ventaja.environments import Environment, Reward, SingleTurn
+from ventaja.errors import RewardError
+from ventaja.models import Policy
+from ventaja.records import Completion, Group, Prompt, StopReason
+from ventaja.rollouts import Request, Sampling, sample_and_judge
+from ventaja.rollouts.early_judge import EarlyJudge
+
+WAIT = 20.0
+"""Seconds after which a test that hangs fails."""
+PROMPTS = [Prompt(id=str(i), content=f"{i}") for i in range(5)]
+
+
+def group(place: int) -> Group:
+    return Group(prompt=PROMPTS[place], prompt_ids=(place,), completions=answers(place))
+
+
+def answers(place: int) -> tuple[Completion, ...]:
+    return tuple(
+        Completion(
+            token_ids=(k,), logprobs=(-1.0,), text=f"{place}.{k}", stop=StopReason.EOS, weight_version=0
+        )
+        for k in range(2)
+    )
+
+
+def numbers(completions: list[str]) -> list[float]:
+    return [float(text) for text in completions]
+
+
+def world(judge: object = numbers) -> Environment:
+    return SingleTurn(prompts=PROMPTS, rewards=[Reward(judge, "r")])  # type: ignore[arg-type]
+
+
+class Slow:
+    """A reward that waits in its first call until it is let go, and remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, completions: list[str]) -> list[float]:
+        self.calls.append(completions)
+        self.entered.set()
+        assert self.go.wait(WAIT)
+        return numbers(completions)
+
+
+def test_groups_that_wait_are_taken_together() -> None:
+    slow = Slow()
+    judge = EarlyJudge(world(slow))
+    judge.begin(3, group(3))
+    assert slow.entered.wait(WAIT)  # at work, before the others are even known
+    for place in (1, 0, 2):
+        judge.begin(place, group(place))
+    slow.go.set()
+    judged = judge.judged(4)
+    assert judged == world().judge([group(place) for place in range(4)])
+    assert [[text[0] for text in call] for call in slow.calls] == [["3", "3"], ["1", "1", "0", "0", "2", "2"]]
+
+
+def test_groups_begun_one_after_the_other() -> None:
+    judge = EarlyJudge(world())
+    for place in range(4):
+        judge.begin(place, group(place))
+        assert len(judge.judged(place + 1)) == place + 1  # its thread has ended; the next begins another
+    assert judge.judged(4) == world().judge([group(place) for place in range(4)])
+    assert EarlyJudge(world()).judged(0) == []
+
+
+def test_a_mistake_of_the_judge_is_raised_where_groups_are_made_and_awaited() -> None:
+    def wrong(completions: list[str]) -> list[float]:
+        return [float("nan") for _ in completions]
+
+    judge = EarlyJudge(world(wrong))
+    judge.begin(0, group(0))
+    for _ in range(2):
+        with pytest.raises(RewardError, match="returned nan"):
+            judge.judged(1)
+        with pytest.raises(RewardError, match="returned nan"):
+            judge.begin(1, group(1))
+
+
+class Slower:
+    """An engine that ends its last request only once the first has been judged."""
+
+    def __init__(self, judged: threading.Event) -> None:
+        self.judged = judged
+
+    def load(self, policy: Policy, *, version: int) -> None: ...
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, *, should_stop: object = None, finished=None
+    ):  # type: ignore[no-untyped-def]
+        finished(0, answers(0))
+        assert self.judged.wait(WAIT)
+        for place in range(1, len(requests)):
+            finished(place, answers(place))
+        return [answers(place) for place in range(len(requests))]
+
+
+def test_judging_goes_on_while_others_are_sampled() -> None:
+    judged = threading.Event()
+
+    def tell(completions: list[str]) -> list[float]:
+        judged.set()
+        return numbers(completions)
+
+    groups = sample_and_judge(
+        Slower(judged), world(tell), PROMPTS, [(place,) for place in range(5)], Sampling(),
+        size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=0.0,
+    )  # fmt: skip
+    assert groups == world().judge([group(place) for place in range(5)])
+
+
+def test_the_broken_are_counted_over_all_groups() -> None:
+    def fragile(completions: list[str]) -> list[object]:
+        return [ValueError("no") if text == "0.0" else 1.0 for text in completions]
+
+    def run(limit: float) -> list[Group]:
+        judged = threading.Event()
+        judged.set()
+        return sample_and_judge(
+            Slower(judged), world(fragile), PROMPTS, [(place,) for place in range(5)], Sampling(),
+            size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=limit,
+        )  # fmt: skip
+
+    assert len(run(0.1)) == 5  # a half of the first group, a tenth of all
+    with pytest.raises(RewardError, match="10% of the judgements are broken, and 9% may be"):
+        run(0.09)
