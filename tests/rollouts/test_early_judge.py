@@ -11,7 +11,7 @@ from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import RewardError
 from ventaja.models import Policy
 from ventaja.records import Completion, Group, Prompt, StopReason
-from ventaja.rollouts import Request, Sampling, sample_and_judge
+from ventaja.rollouts import Engine, Request, Sampling, sample_and_judge
 from ventaja.rollouts.early_judge import EarlyJudge
 
 WAIT = 20.0
@@ -40,6 +40,13 @@ def world(judge: object = numbers) -> Environment:
     return SingleTurn(prompts=PROMPTS, rewards=[Reward(judge, "r")])  # type: ignore[arg-type]
 
 
+def run(engine: Engine, environment: Environment, limit: float) -> list[Group]:
+    return sample_and_judge(
+        engine, environment, PROMPTS, [(place,) for place in range(5)], Sampling(),
+        size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=limit,
+    )  # fmt: skip
+
+
 class Slow:
     """A reward that waits in its first call until it is let go, and remembers its calls."""
 
@@ -62,8 +69,8 @@ def test_groups_that_wait_are_taken_together() -> None:
     for place in (1, 0, 2):
         judge.begin(place, group(place))
     slow.go.set()
-    judged = judge.judged(4)
-    assert judged == world().judge([group(place) for place in range(4)])
+    four = [group(place) for place in range(4)]
+    assert judge.judged(four) == world().judge(four)
     assert [[text[0] for text in call] for call in slow.calls] == [["3", "3"], ["1", "1", "0", "0", "2", "2"]]
 
 
@@ -71,9 +78,12 @@ def test_groups_begun_one_after_the_other() -> None:
     judge = EarlyJudge(world())
     for place in range(4):
         judge.begin(place, group(place))
-        assert len(judge.judged(place + 1)) == place + 1  # its thread has ended; the next begins another
-    assert judge.judged(4) == world().judge([group(place) for place in range(4)])
-    assert EarlyJudge(world()).judged(0) == []
+        assert len(judge.judged([group(p) for p in range(place + 1)])) == place + 1
+        # its thread has ended; the next begins another
+    four = [group(place) for place in range(4)]
+    assert judge.judged(four) == world().judge(four)
+    assert EarlyJudge(world()).judged([]) == []
+    assert EarlyJudge(world()).judged(four) == world().judge(four)  # none was begun
 
 
 def test_a_mistake_of_the_judge_is_raised_where_groups_are_made_and_awaited() -> None:
@@ -84,9 +94,19 @@ def test_a_mistake_of_the_judge_is_raised_where_groups_are_made_and_awaited() ->
     judge.begin(0, group(0))
     for _ in range(2):
         with pytest.raises(RewardError, match="returned nan"):
-            judge.judged(1)
+            judge.judged([group(0)])
         with pytest.raises(RewardError, match="returned nan"):
             judge.begin(1, group(1))
+
+
+def test_an_environment_that_loses_groups_is_found_out() -> None:
+    class Forgetful(SingleTurn):
+        def judge(self, groups: Sequence[Group]) -> list[Group]:
+            return super().judge(groups)[1:]
+
+    judge = EarlyJudge(Forgetful(prompts=PROMPTS, rewards=[Reward(numbers, "r")]))
+    with pytest.raises(ValueError, match="shorter"):
+        judge.judged([group(0), group(1)])
 
 
 class Slower:
@@ -96,6 +116,8 @@ class Slower:
         self.judged = judged
 
     def load(self, policy: Policy, *, version: int) -> None: ...
+
+    def release(self) -> None: ...
 
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, *, should_stop: object = None, finished=None
@@ -114,10 +136,7 @@ def test_judging_goes_on_while_others_are_sampled() -> None:
         judged.set()
         return numbers(completions)
 
-    groups = sample_and_judge(
-        Slower(judged), world(tell), PROMPTS, [(place,) for place in range(5)], Sampling(),
-        size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=0.0,
-    )  # fmt: skip
+    groups = run(Slower(judged), world(tell), 0.0)
     assert groups == world().judge([group(place) for place in range(5)])
 
 
@@ -125,14 +144,30 @@ def test_the_broken_are_counted_over_all_groups() -> None:
     def fragile(completions: list[str]) -> list[object]:
         return [ValueError("no") if text == "0.0" else 1.0 for text in completions]
 
-    def run(limit: float) -> list[Group]:
-        judged = threading.Event()
-        judged.set()
-        return sample_and_judge(
-            Slower(judged), world(fragile), PROMPTS, [(place,) for place in range(5)], Sampling(),
-            size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=limit,
-        )  # fmt: skip
-
-    assert len(run(0.1)) == 5  # a half of the first group, a tenth of all
+    judged = threading.Event()
+    judged.set()
+    assert len(run(Slower(judged), world(fragile), 0.1)) == 5  # a half of the first group, a tenth of all
     with pytest.raises(RewardError, match="10% of the judgements are broken, and 9% may be"):
-        run(0.09)
+        run(Slower(judged), world(fragile), 0.09)
+
+
+def test_what_is_abandoned_is_not_judged() -> None:
+    slow = Slow()
+
+    def fail(completions: list[str]) -> list[float]:
+        return slow(completions)
+
+    class Breaking(Slower):
+        def sample(self, requests, sampling, *, should_stop=None, finished=None):  # type: ignore[no-untyped-def]
+            finished(0, answers(0))
+            assert slow.entered.wait(WAIT)
+            finished(1, answers(1))
+            raise KeyError("the engine broke")
+
+    with pytest.raises(KeyError, match="the engine broke"):
+        run(Breaking(threading.Event()), world(fail), 0.0)
+    slow.go.set()
+    for thread in threading.enumerate():
+        if thread.name == "ventaja-early-judge":
+            thread.join(WAIT)
+    assert [[text[0] for text in call] for call in slow.calls] == [["0", "0"]]

@@ -11,7 +11,7 @@ from tiny import make_policy, shared_policy
 
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Bundle, pack_row
-from ventaja.models.memory import _data_in_use, memory_limit
+from ventaja.models.memory import check_memory_limit, data_in_use, memory_limit
 from ventaja.training.batch import Batch, Row
 from ventaja.training.row_budget import RowBudget, is_out_of_memory
 
@@ -90,7 +90,7 @@ def test_memory_that_really_runs_out() -> None:
             len(torch.empty(row.packed.tokens, 2**26)) for row in rows
         )  # 256 MiB a token, never touched
 
-    with memory_limit(torch.device("cpu"), _data_in_use() + 3):
+    with memory_limit(torch.device("cpu"), data_in_use() + 3):
         assert budget.run(cut, compute) == 22  # 22 tokens, 5.5 GiB, do not fit; 9 do, in 2.25
     assert len(notes) == 1
     assert compute(cut(4096)) == 22
@@ -98,11 +98,8 @@ def test_memory_that_really_runs_out() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
 def test_a_limit_below_what_is_in_use_is_refused() -> None:
-    with (
-        pytest.raises(ConfigError, match=r"run\.max_memory is 0\.001 GiB, but"),
-        memory_limit(torch.device("cpu"), 0.001),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"run\.max_memory is 0\.001 GiB, but"):
+        check_memory_limit(torch.device("cpu"), 0.001)
 
 
 def test_how_running_out_is_told() -> None:

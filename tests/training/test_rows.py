@@ -78,6 +78,17 @@ def test_first_fit_by_hand():
     assert [sorted(row.sequence_M.unique().tolist()) for row in rows] == [[1, 3], [0, 2]]
 
 
+def test_a_beginning_that_prompts_share_counts_once_per_row():
+    batch = batch_of([(2, [3]), (1, [3]), (4, [3]), (2, [3])])
+    batch.prompt_ids = [(*range(100, 170), *ids) for ids in batch.prompt_ids]
+    # 70 + (4 + 3) + (2 + 3) + (2 + 3) + (1 + 3); what the last group has left to itself is one token and its answer
+    [row] = batch.rows(range(4), max_tokens=91)
+    assert (row.packed.trunk, row.packed.tokens) == (70, 91 - 4)  # an answer's last token is no input
+    first, second = batch.rows(range(4), max_tokens=90)
+    assert (first.packed.trunk, first.packed.tokens) == (70, 87 - 3)
+    assert (second.packed.trunk, second.packed.tokens) == (0, 70 + 3)
+
+
 def test_a_sequence_above_the_budget_has_a_row_of_its_own():
     batch = batch_of([(3, [20, 2, 2])])
     rows = batch.rows(range(3), max_tokens=8)

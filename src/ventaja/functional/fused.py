@@ -48,10 +48,17 @@ def fused_logprobs(
     states) and carry gradients to the hidden states, the weight and the bias, each returned in its own dtype;
     the weight's is summed over chunks in float32. `chunk_tokens` is a matter of memory, not of result: about
     `chunk_tokens` · V numbers exist at once. Logits must be finite. Raises ValueError for a temperature,
-    softcap or chunk that is not above 0.
+    softcap or chunk that is not above 0, and for a token that is not in the vocabulary.
     """
     head = _Head(temperature, softcap, scale, chunk_tokens)
-    return _FusedLogprobs.apply(hidden_ND, weight_VD, bias_V, token_ids_N.long(), head, entropy)
+    if token_ids_N.device.type == "cpu" and len(token_ids_N):  # a GPU's gather looks for itself
+        low, high = token_ids_N.aminmax()
+        if low < 0 or high >= len(weight_VD):
+            raise ValueError(
+                f"token ids must be from 0 to {len(weight_VD) - 1}, got {int(low)} to {int(high)}."
+            )
+    token_ids_N = token_ids_N.long().contiguous()
+    return _FusedLogprobs.apply(hidden_ND, weight_VD, bias_V, token_ids_N, head, entropy)
 
 
 def fused_kl(

@@ -10,12 +10,15 @@ from ventaja.kernels.gated import GELU_TANH, SILU, gated, gated_gradient
 from ventaja.kernels.norm import PARTS, rms_norm, rms_norm_gradient
 from ventaja.kernels.numbers import usable
 from ventaja.kernels.rotary import rotate
-from ventaja.kernels.vocabulary import draw_words, log_totals, logit_gradients
+from ventaja.kernels.threads import CompileError
+from ventaja.kernels.vocabulary import BLOCK, draw_words, log_totals, logit_gradients
 
 __all__ = [
+    "BLOCK",
     "GELU_TANH",
     "PARTS",
     "SILU",
+    "CompileError",
     "decode_attention",
     "draw_words",
     "gated",

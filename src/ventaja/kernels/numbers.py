@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ _OPTIONS: dict[str, Any] = {
     # Sums may be reordered, so that they run in vectors; infinities and NaN keep their meaning.
     "fastmath": {"reassoc", "contract", "nsz"},
     "error_model": "numpy",
-    "cache": True,
 }
 
 _TEXT = sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:16]
@@ -42,13 +42,24 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile at first call. What is kept on disk is named after all kernels' text, since one is built into another."""
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(cache_folder() / "kernels" / _TEXT)
+    """Compile at first call, and keep it on disk if the cache folder can be written."""
+    folder, before = _disk_folder(), config.CACHE_DIR
+    config.CACHE_DIR = folder or before
     try:
-        return numba.njit(**_OPTIONS | options)(function)
+        return numba.njit(**_OPTIONS | {"cache": folder is not None} | options)(function)
     finally:
         config.CACHE_DIR = before
+
+
+@cache
+def _disk_folder() -> str | None:
+    """Named after all kernels' text, since one is built into another; None if it cannot be written."""
+    folder = cache_folder() / "kernels" / _TEXT
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -210,4 +221,4 @@ def _largest(row):
 
 
 # Without NaN's rules a maximum runs in vectors; NaN shows in the exponentials.
-largest = _compiled(_largest, fastmath=True)
+largest = _compiled(_largest, fastmath={"nnan", "nsz", "reassoc"})

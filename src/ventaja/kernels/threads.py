@@ -16,6 +16,7 @@ if "numba" not in sys.modules:
 import numba.extending
 
 config: Any = numba.config
+CompileError = numba.core.errors.NumbaError
 
 # torch's wheels bring the OpenMP library that numba would look for, so both share one pool of threads. Two pools
 # would each wait for work by spinning, on the cores that the other needs.

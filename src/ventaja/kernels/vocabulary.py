@@ -68,10 +68,10 @@ def logit_gradients(x, factor, token, log_total, entropy, d_logprob, d_entropy, 
     """
     for n in prange(len(x)):
         a, weight = token[n], np.float32(d_logprob[n])
-        chosen = exp(widen(x[n, a]) * np.float32(factor) - log_total[n])
-        slope = np.float32(0)
+        log_p = widen(x[n, a]) * np.float32(factor) - log_total[n]
+        chosen, slope = exp(log_p), np.float32(0)
         if with_entropy:
-            slope = -d_entropy[n] * (np.log(chosen) + entropy[n])
+            slope = -d_entropy[n] * (log_p + entropy[n])
             _both_gradients(x[n], np.float32(factor), log_total[n], weight, d_entropy[n], entropy[n])
         else:
             _logprob_gradients(x[n], np.float32(factor), log_total[n], weight)
@@ -95,7 +95,7 @@ def _both_gradients(row, factor, log_total, weight, d_entropy, entropy):
 def draw_words(x, factor, uniform, word, logprob):
     """Word [B] where each row's distribution function passes its uniform number, and its log-prob.
 
-    Blocks are added up in float64; within a block the words are, too.
+    Blocks are added up in float64, each of them in float32; the words of the one that is walked through in float64.
     """
     B, V = x.shape
     blocks = (V + BLOCK - 1) // BLOCK

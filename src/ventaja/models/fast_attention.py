@@ -92,7 +92,10 @@ class _GroupAttention(torch.autograd.Function):
         saved: list[Tensor] = []
         ctx.pieces = []
         shared: tuple[Tensor, Tensor] | None = None
+        above: tuple[Tensor, Tensor] | None = None
         for part in parts:
+            if above is not None:
+                shared = _below(shared, *above)
             q = part.spread(query, K)
             k, v = part.spread(key, K)[:, :, :, 0], part.spread(value, K)[:, :, :, 0]
             piece = _Piece(part, scaling)
@@ -100,7 +103,7 @@ class _GroupAttention(torch.autograd.Function):
             part.collect(out, output)
             ctx.pieces.append((piece, slice(len(saved), len(saved) + 3 + len(kept))))
             saved += [q, k, v, *kept]
-            shared = _below(shared, k, v)
+            above = (k, v)
         ctx.save_for_backward(*saved)
         ctx.shapes = (query.shape, key.shape)
         return output
@@ -113,20 +116,21 @@ class _GroupAttention(torch.autograd.Function):
         gradient = gradient.contiguous()
         d_query = gradient.new_empty(query_shape)
         d_key, d_value = gradient.new_empty(key_shape), gradient.new_empty(key_shape)
-        pieces = []
+        pieces: list[tuple[_Piece, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
         shared: tuple[Tensor, Tensor] | None = None
         for piece, places in ctx.pieces:
+            if pieces:
+                shared = _below(shared, *pieces[-1][1][1:3])
             pieces.append((piece, saved[places], shared))
-            shared = _below(shared, *saved[places][1:3])
         d_below: tuple[Tensor, Tensor] | None = None
-        for piece, (q, k, v, *kept), shared in reversed(
-            pieces
-        ):  # what is seen gets its gradient from what sees it
+        # From the bottom up: what is seen gets its gradient from what sees it.
+        for piece, (q, k, v, *kept), shared in reversed(pieces):
             d_out = piece.part.spread(gradient, key_shape[1])
             dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, tuple(kept))
             if d_below is not None:
-                d_above = [_add_from_below(own, below) for own, below in zip((dk, dv), d_below, strict=True)]
-                d_shared = d_shared and tuple(d + up for d, up in zip(d_shared, d_above, strict=True))
+                d_above = _add_from_below(dk, d_below[0]), _add_from_below(dv, d_below[1])
+                if d_shared is not None:
+                    d_shared = (d_shared[0] + d_above[0], d_shared[1] + d_above[1])
             piece.part.collect(dq, d_query)
             piece.part.collect(dk[:, :, :, None], d_key)
             piece.part.collect(dv[:, :, :, None], d_value)

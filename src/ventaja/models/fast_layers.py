@@ -23,14 +23,13 @@ from ventaja import kernels
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float, offset: float, rounds_first: bool) -> Tensor:
     """x/√(mean x² + ε) · (offset + w) over the last dimension."""
     if not torch.is_grad_enabled():
-        return _normed(x, weight, eps, offset, rounds_first)[0]
+        return _normed(x.contiguous(), weight, eps, offset, rounds_first)[0]
     return _RMSNorm.apply(x, weight, eps, offset, rounds_first)
 
 
 def _normed(
     x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool
 ) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()
     y, inverse = torch.empty_like(x), torch.empty(x.shape[:-1])
     kernels.rms_norm(_rows(x), weight, eps, offset, rounds_first, _rows(y), inverse.view(-1))
     return y, inverse.view(-1)
@@ -39,8 +38,9 @@ def _normed(
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float, rounds_first: bool) -> Tensor:
+        x = x.contiguous()
         y, inverse = _normed(x, weight, eps, offset, rounds_first)
-        ctx.save_for_backward(x.contiguous(), weight, inverse)
+        ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
         return y
 
@@ -120,6 +120,9 @@ def _rows(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[-1])
 
 
+SIZES = (1.0, 1e3)
+"""Of a trial's inputs: some layers clamp what is large."""
+
 # The layers -------------------------------------------------------------------------------------------------
 
 
@@ -157,14 +160,31 @@ class FastNorm(FastForward):
         )
 
     def trial(self) -> bool:
-        x = _random(3, *self.module.weight.shape, like=self.module.weight)
-        expected = self.plain(x)
-        # The first that fits: a choice by the smaller rounding would change with the weights, and a resumed run with it.
-        for way in self.WAYS:
-            self.way = way
-            if _equal(self(x), expected):
-                return True
-        return False
+        """With weights of the trial's own: a trained one may be so large that an offset of 1 hardly shows.
+
+        Float32 tells which ways are right, and bfloat16 which of them rounds as the module does.
+        """
+        if self.eps == 0:
+            return False
+        parameter, own = self.module.weight, self.module.weight.data
+        sizes = torch.tensor([[1.0], [1e3], [self.eps**0.5]])
+        differing = {}
+        try:
+            for number, way in enumerate(self.WAYS):
+                self.way = way
+                results = []
+                for dtype in (torch.float32, torch.bfloat16):
+                    parameter.data = _random(*own.shape, seed=1).to(dtype)
+                    x = (_random(3, *own.shape) * sizes).to(dtype)
+                    results.append((self(x), self.plain(x)))
+                if all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*results[0], strict=True)):
+                    ours, theirs = results[1]
+                    differing[number] = int((ours != theirs).sum())
+        finally:
+            parameter.data = own
+        if differing:
+            self.way = self.WAYS[min(differing, key=lambda number: differing[number])]
+        return bool(differing)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not kernels.usable(x, self.module.weight):
@@ -192,8 +212,12 @@ class FastMLP(FastForward):
         if not ours:
             return False
         self.activation = ours[0]
-        x = _random(3, self.module.gate_proj.in_features, like=self.module.gate_proj.weight)
-        return _equal(self(x), self.plain(x))
+        weight = self.module.gate_proj.weight
+        for size in SIZES:
+            x = (_random(3, self.module.gate_proj.in_features) * size).to(weight.dtype)
+            if not _equal(self(x), self.plain(x)):
+                return False
+        return True
 
     def __call__(self, x: Tensor) -> Tensor:
         if not kernels.usable(x):
@@ -203,7 +227,7 @@ class FastMLP(FastForward):
 
 
 class FastAttention(FastForward):
-    """Of attention with rotary positions, and perhaps norms of queries and keys, under a plan."""
+    """Of attention with rotary positions over whole heads, and perhaps norms of queries and keys, under a plan."""
 
     PARTS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -214,9 +238,12 @@ class FastAttention(FastForward):
         )
 
     def trial(self) -> bool:
-        m = self.module
-        hidden = _random(1, 3, m.q_proj.in_features, like=m.q_proj.weight)
-        angle = _random(1, 3, m.head_dim // 2, like=m.q_proj.weight).repeat(1, 1, 2)
+        return all(self._trial(size) for size in SIZES)
+
+    def _trial(self, size: float) -> bool:
+        m, dtype = self.module, self.module.q_proj.weight.dtype
+        hidden = (_random(1, 3, m.q_proj.in_features) * size).to(dtype)
+        angle = _random(1, 3, m.head_dim // 2).to(dtype).repeat(1, 1, 2)
         seen: list[tuple[Any, ...]] = []
 
         class Note:
@@ -234,7 +261,8 @@ class FastAttention(FastForward):
         self, hidden_states: Tensor, position_embeddings: Any = None, *, plan: Any = None, **others: Any
     ) -> Any:
         m = self.module
-        if plan is None or position_embeddings is None or not kernels.usable(hidden_states):
+        whole = position_embeddings is not None and position_embeddings[0].shape[-1] == m.head_dim
+        if plan is None or not whole or not kernels.usable(hidden_states):
             return self.plain(hidden_states, position_embeddings=position_embeddings, plan=plan, **others)
         query, key, value = (
             part(hidden_states)[0].unflatten(-1, (-1, m.head_dim)) for part in (m.q_proj, m.k_proj, m.v_proj)
@@ -270,6 +298,8 @@ def install(model: nn.Module) -> None:
             fast = kind(module)
             try:
                 is_equal = fast.trial()
+            except kernels.CompileError:
+                raise
             except (
                 Exception
             ):  # an unusual layer may refuse the trial's arguments in any way; it keeps its own
@@ -291,8 +321,8 @@ def removed(model: nn.Module) -> Iterator[None]:
             module.forward = forward
 
 
-def _random(*shape: int, like: Tensor) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(like)
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

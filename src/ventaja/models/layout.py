@@ -91,7 +91,7 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
     answer_slots: list[np.ndarray] = []
     sources: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    trunk = _common(bundles)
+    trunk = common_beginning([b.prompt_ids for b in bundles])
     if (P - 1) * trunk < worthwhile:
         trunk = 0
     start = trunk
@@ -137,11 +137,11 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
     )
 
 
-def _common(bundles: Sequence[Bundle]) -> int:
+def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with alike, so that one is left to each."""
-    first = np.asarray(bundles[0].prompt_ids)
-    common = min(len(bundle.prompt_ids) for bundle in bundles) - 1
-    for bundle in bundles[1:]:
-        differs = np.nonzero(first[:common] != np.asarray(bundle.prompt_ids[:common]))[0]
+    first = np.asarray(prompts[0])
+    common = min(map(len, prompts)) - 1
+    for prompt in prompts[1:]:
+        differs = np.nonzero(first[:common] != np.asarray(prompt[:common]))[0]
         common = int(differs[0]) if len(differs) else common
     return common

@@ -15,6 +15,7 @@ from ventaja.errors import ConfigError
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGE = 2**30
+_GIB = 2**30
 
 
 def keep_freed_memory() -> bool:
@@ -32,39 +33,46 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
 
 
+def check_memory_limit(device: torch.device, gib: float) -> None:
+    """Raises ConfigError where there is no such limit as `memory_limit`, or where more is in use already."""
+    if device.type != "cuda" and sys.platform != "linux":
+        raise ConfigError("run.max_memory: only Linux can limit the memory of a run on a CPU. Leave it out.")
+    in_use = torch.cuda.memory_allocated(device) / _GIB if device.type == "cuda" else data_in_use()
+    if gib < in_use:
+        raise ConfigError(
+            f"run.max_memory is {gib:g} GiB, but with its model loaded the run holds {in_use:.1f} GiB. Raise it."
+        )
+
+
 @contextmanager
 def memory_limit(device: torch.device, gib: float) -> Iterator[None]:
     """Inside the block, asking for more than so many GiB fails, instead of filling the machine.
 
     On a GPU it is the share of its memory; on a CPU the data of this process (RLIMIT_DATA, which only Linux holds
-    to). Raises ConfigError where there is no such limit, or where it is below what is in use already.
+    to).
     """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        total = torch.cuda.get_device_properties(device).total_memory / _GIB
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib / total), device)
         try:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
         return
-    if sys.platform != "linux":
-        raise ConfigError("run.max_memory: only Linux can limit the memory of a run on a CPU. Leave it out.")
     import resource
 
-    in_use = _data_in_use()
-    if gib < in_use:
-        raise ConfigError(
-            f"run.max_memory is {gib:g} GiB, but with its model loaded the run holds {in_use:.1f} GiB. Raise it."
-        )
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), before[1]))
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(gib * _GIB)
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+    )
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
-def _data_in_use() -> float:
-    """GiB of this process's data, as the limit counts it."""
+def data_in_use() -> float:
+    """GiB of this process's data, as the limit counts it (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmData")) / 2**20

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ class Policy:
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """The same as `score` for any model, through transformers' own forward pass: see `padded`."""
         row = row.to(self.device)
-        with self._recomputing():
+        with self._recomputing(partial(plain_attention, self.causal_lm)):
             hidden_ND = padded_hidden(self.causal_lm, row)
         return self._scores(hidden_ND, row, temperature, entropy)
 
@@ -110,25 +110,30 @@ class Policy:
             )
         )
 
-    @contextmanager
-    def _recomputing(self) -> Iterator[None]:
-        """Inside the block the layers keep only their inputs for the backward pass, if that is wanted.
+    @property
+    def can_recompute(self) -> bool:
+        """True if the model says which of its modules are layers."""
+        return any(isinstance(m, GradientCheckpointingLayer) for m in self.causal_lm.modules())
 
-        transformers' layers do so in training mode alone, which is put on them and not on what is in them, so that
-        no dropout wakes up.
+    @contextmanager
+    def _recomputing(self, again: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
+        """Inside the block layers keep only their inputs for the backward pass, if that is wanted.
+
+        transformers' own way needs training mode, which would wake dropout in some layers. A layer is computed
+        again inside `again()`.
         """
         if not (self.recomputes and torch.is_grad_enabled()):
             yield
             return
         layers: list[Any] = [m for m in self.causal_lm.modules() if isinstance(m, GradientCheckpointingLayer)]
+        contexts = lambda: (nullcontext(), again())  # noqa: E731
         for layer in layers:
-            layer.training = layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=contexts)
         try:
             yield
         finally:
             for layer in layers:
-                layer.training = layer.gradient_checkpointing = False
+                del layer.forward
 
     @contextmanager
     def without_adapters(self) -> Iterator[Policy]:

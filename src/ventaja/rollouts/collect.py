@@ -62,20 +62,25 @@ def sample_and_judge(
     `max_broken_fraction` of the judgements are broken, and whatever `environment.judge` raises.
     """
     early = EarlyJudge(environment) if overlap else None
-    with phase("sampling"):
-        groups = sample_groups(
-            engine,
-            prompts,
-            prompt_ids,
-            sampling,
-            size=size,
-            seeds=seeds,
-            should_stop=should_stop,
-            **({"finished": early.begin} if early else {}),
-        )
-    with phase("judging"):
-        judged = early.judged(len(groups)) if early else environment.judge(groups)
-        check_broken(judged, limit=max_broken_fraction)
+    try:
+        with phase("sampling"):
+            groups = sample_groups(
+                engine,
+                prompts,
+                prompt_ids,
+                sampling,
+                size=size,
+                seeds=seeds,
+                should_stop=should_stop,
+                **({"finished": early.begin} if early else {}),
+            )
+        with phase("judging"):
+            judged = early.judged(groups) if early else environment.judge(groups)
+            check_broken(judged, limit=max_broken_fraction)
+    except BaseException:
+        if early:
+            early.abandon()
+        raise
     return judged
 
 

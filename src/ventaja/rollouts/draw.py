@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from ventaja import kernels
+from ventaja.kernels import BLOCK
 from ventaja.rollouts.engine import Sampling
-
-BLOCK = 256
-"""Words per block: the sum of each block is kept, so that only one block per row is walked through."""
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -46,3 +46,7 @@ class Engine(Protocol):
     def load(self, policy: Policy, *, version: int) -> None:
         """Sample from these weights from now on; `version` counts the optimiser steps they have seen."""
         ...
+
+    def release(self) -> None:
+        """Give back what memory only sampling needs, until the next `sample`."""
+        ...

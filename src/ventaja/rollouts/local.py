@@ -36,6 +36,9 @@ class LocalEngine:
     def load(self, policy: Policy, *, version: int) -> None:
         self.policy = policy
         self.version = version
+        self.release()
+
+    def release(self) -> None:
         self._weights: PackedWeights | None = None
 
     @torch.inference_mode()

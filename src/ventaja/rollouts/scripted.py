@@ -25,6 +25,9 @@ class ScriptedEngine:
     def load(self, policy: Policy, *, version: int) -> None:
         self.version = version
 
+    def release(self) -> None:
+        pass
+
     def sample(
         self,
         requests: Sequence[Request],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ventaja.models import Bundle, PackedRow, TokenizedExample, pack_row
+from ventaja.models.layout import WORTHWHILE, common_beginning
 from ventaja.records import Group
 
 
@@ -92,14 +93,17 @@ class Batch:
             by_group.setdefault(int(self.group_S[s]), []).append(s)
         pieces = [piece for members in by_group.values() for piece in self._split(members, max_tokens)]
         pieces.sort(key=self._cost, reverse=True)
+        # What all prompts begin with stands in each row once, if any two of them share enough to be worth it.
+        trunk = common_beginning([self.prompt_ids[piece[0]] for piece in pieces]) if pieces else 0
+        trunk = trunk if trunk >= WORTHWHILE else 0
         rows: list[list[list[int]]] = []
         room: list[int] = []
         for piece in pieces:
-            cost = self._cost(piece)
+            cost = self._cost(piece) - trunk
             place = next((r for r, left in enumerate(room) if left >= cost), None)
             if place is None:
                 rows.append([])
-                room.append(max_tokens)
+                room.append(max_tokens - trunk)
                 place = len(rows) - 1
             rows[place].append(piece)
             room[place] -= cost

@@ -84,6 +84,8 @@ class Optimiser:
 
     def forget_gradients(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():  # one that memory ran out on has not reached its master
+            parameter.grad = None
 
     def _round_into_module(self) -> None:
         pairs = [

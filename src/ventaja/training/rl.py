@@ -27,7 +27,7 @@ from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import render_all
 from ventaja.training.round import Round, State, timed
-from ventaja.training.row_budget import Cut
+from ventaja.training.row_budget import Cut, out_of_memory_explained
 from ventaja.training.session import Session, load
 from ventaja.training.step import UpdateReport, update
 
@@ -49,7 +49,7 @@ def train_rl(
     to do next; an error, Ctrl-C or SIGTERM in the middle first writes a checkpoint to go on from.
     """
     loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
-    with loop.session.running(), loop.nothing_lost():
+    with loop.session.running(), loop.nothing_lost(), out_of_memory_explained():
         for number in loop.rounds():
             round_ = loop.state.round or loop.begin(number)
             for index in loop.updates(round_):
@@ -134,6 +134,7 @@ class RlLoop:
         taken = self.state.prompts_taken
         try:
             groups, replaced = self.collector.collect(self.state, seconds)
+            self.engine.release()
             sampled = rollout_metrics([*groups, *replaced])
             self.progress.phase("training")
             with timed(seconds, "training"):

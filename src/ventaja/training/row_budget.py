@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -61,7 +62,7 @@ class RowBudget:
                     f"begin with that, set --optimiser.max_tokens {smaller}"
                 )
                 return
-        if not self.policy.recomputes:
+        if not self.policy.recomputes and self.policy.can_recompute:
             self.policy.recomputes = True
             self.note(
                 f"A sequence of {tokens} tokens did not fit into memory. From here on layers are computed again in "
@@ -69,10 +70,26 @@ class RowBudget:
             )
             return
         raise RunError(
-            f"a sequence of {tokens} tokens does not fit into memory, even alone and with gradient checkpointing. "
+            f"a sequence of {tokens} tokens does not fit into memory, even alone"
+            f"{' and with gradient checkpointing' if self.policy.recomputes else ''}. "
             "Shorten answers (sampling.max_tokens) or prompts (data.max_prompt_tokens), or train adapters "
             "(model.lora) instead of all weights."
         )
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """Raises RunError where memory ran out and nothing smaller could be tried: in sampling or the optimiser."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"memory ran out: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}. Sample "
+            "fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
+            "(optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -81,5 +98,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     return any(
         text in str(error)
-        for text in ("can't allocate memory", "out of memory", "std::bad_alloc", "bad allocation")
+        for text in (
+            "can't allocate memory",
+            "out of memory",
+            "std::bad_alloc",
+            "bad allocation",
+            "ALLOC_FAILED",
+        )
     )

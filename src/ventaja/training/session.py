@@ -15,7 +15,7 @@ from torch import Tensor
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
 from ventaja.models.load import resolve_model
-from ventaja.models.memory import memory_limit
+from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
 from ventaja.settings import Precision
 from ventaja.tracking import Column, Progress, RunFolder, make_trackers
@@ -28,7 +28,7 @@ from ventaja.training.checkpoint import (
 from ventaja.training.config import ModelConfig, RlConfig, SftConfig, parse, resolved
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.optimiser import Optimiser
-from ventaja.training.row_budget import RowBudget
+from ventaja.training.row_budget import RowBudget, out_of_memory_explained
 
 
 class Session:
@@ -59,6 +59,11 @@ class Session:
         )
         if self.checkpoint:
             self.checkpoint.restore(self.optimiser)
+        if self.config.optimiser.gradient_checkpointing and not self.policy.can_recompute:
+            raise ConfigError(
+                f"optimiser.gradient_checkpointing: {self.policy.name} does not say what its layers are, so they "
+                "cannot be computed again. Leave it out, or lower optimiser.max_tokens."
+            )
         self.policy.recomputes = self.config.optimiser.gradient_checkpointing
         self.budget = RowBudget(
             self.config.optimiser.max_tokens, self.policy, note=lambda text: self.progress.note(text)
@@ -82,6 +87,8 @@ class Session:
         A new run's folder is made only here, when all else has turned out well: a mistake in the run file
         leaves nothing behind.
         """
+        if self.config.run.max_memory is not None:
+            check_memory_limit(self.policy.device, self.config.run.max_memory)
         if self.is_resumed:
             self.folder.rewind(done)
         self.trackers = (
@@ -102,7 +109,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """Progress and signal handling while the run goes on; trackers are closed whatever happens."""
         try:
-            with self.interrupts, self.progress, self._limited_memory():
+            with self.interrupts, self.progress, self._limited_memory(), out_of_memory_explained():
                 yield
         finally:
             for tracker in self.trackers:
