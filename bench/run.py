@@ -259,8 +259,8 @@ def page(machines: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Performance",
         "",
-        "Made by `make bench`, which adds the machine that it runs on; nothing here is edited by hand. Medians; ours and "
-        "the peer's alternate in one run.",
+        "Made by `make bench`, which adds the machine that it runs on; nothing here is edited by hand. Medians of one "
+        "run, in which ours and the peer's alternate; vLLM samples once, by itself.",
         "",
         f"The work: SmolLM2-135M, {PROMPTS} prompts of about 46 tokens, {ANSWERS} answers each of at most {MAX_TOKENS} "
         "tokens; bfloat16 where the machine multiplies matrices in it, else float32, for all. *Documented* is TRL as its "

@@ -226,3 +226,22 @@ def test_senseless_settings_are_refused(bad):
     (hidden, weight, _), ids, _ = tensors(torch.float32)
     with pytest.raises(ValueError, match=next(iter(bad))):
         fused_logprobs(hidden, weight, ids, **bad)
+
+
+@pytest.mark.parametrize("wrong", [-100, -1, V])
+def test_a_token_that_is_not_in_the_vocabulary_is_refused(wrong):
+    (hidden, weight, _), ids, _ = tensors(torch.float32)
+    ids[1] = wrong
+    with pytest.raises(ValueError, match=f"token ids must be from 0 to {V - 1}, got"):
+        fused_logprobs(hidden, weight, ids)
+
+
+def test_a_word_too_unlikely_for_float32_has_a_finite_gradient():
+    hidden = torch.tensor([[300.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [0.0], [0.0]], requires_grad=True)
+    logprob, entropy = fused_logprobs(hidden, weight, torch.tensor([1]), entropy=True)
+    assert logprob.item() == -300.0
+    grads = torch.autograd.grad(logprob.sum() + entropy.sum(), [hidden, weight])
+    # log π(1) = −h·w₀ + h·w₁ up to e⁻³⁰⁰, and the entropy is flat there
+    assert_close(grads[0], torch.tensor([[-1.0]]))
+    assert_close(grads[1], torch.tensor([[-300.0], [300.0], [0.0]]))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +15,7 @@ from torch.testing import assert_close
 
 from ventaja import kernels
 from ventaja.functional import fused_logprobs
+from ventaja.kernels import numbers
 from ventaja.models.fast_layers import gated, rms_norm, rotate
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -134,19 +140,68 @@ def test_decoding_attends_to_prompt_and_itself(dtype: torch.dtype, window: int) 
     assert torch.equal(answer_key[B:], before[B:])
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    x, w = random(200, 96, dtype=torch.float32), random(96, dtype=torch.float32, seed=1)
-    results = []
-    threads = torch.get_num_threads()
+ON_THREADS = """
+import torch
+
+torch.set_num_threads(2)
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ventaja.models import Bundle, Policy, pack_row
+from ventaja.rollouts import LocalEngine, Request, Sampling
+from tiny import make_tokenizer
+import numba
+
+config = LlamaConfig(
+    vocab_size=103, hidden_size=96, intermediate_size=200, num_hidden_layers=2, num_attention_heads=6,
+    num_key_value_heads=2, initializer_range=0.2, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+)
+results = []
+for threads in (2, 1, 2):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    policy = Policy(LlamaForCausalLM(config).eval(), make_tokenizer(), name="small")
+    requests = [Request(prompt_ids=tuple(range(3, 9 + i)), count=8, seed=(i,)) for i in range(8)]
+    groups = LocalEngine(policy).sample(requests, Sampling(max_tokens=24))
+    assert numba.get_num_threads() == threads
+    row = pack_row(
+        [Bundle(prompt_ids=r.prompt_ids, answers=[c.token_ids for c in g]) for r, g in zip(requests, groups)],
+        worthwhile=1,
+    )
+    scores = policy.score(row, entropy=True)
+    (scores.logprob_M.sum() + scores.entropy_M.sum()).backward()
+    results.append((groups, scores.logprob_M.detach(), [p.grad for _, p in policy.parameters()]))
+for groups, logprob_M, gradients in results[1:]:
+    assert [[c.token_ids for c in g] for g in groups] == [[c.token_ids for c in g] for g in results[0][0]]
+    torch.testing.assert_close(logprob_M, results[0][1], rtol=1e-5, atol=1e-5)
+    for ours, first in zip(gradients, results[0][2]):
+        torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-5 * float(first.abs().max()))
+print("equal")
+"""
+
+
+def test_two_threads_compute_what_one_does() -> None:
+    """In a process of its own: here numba has begun with one thread, as torch did."""
+    place = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
+    place["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", ON_THREADS], env=place, capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_a_cache_folder_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VENTAJA_CACHE", str(tmp_path / "file"))
+    numbers._disk_folder.cache_clear()
     try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            y = rms_norm(x, w, eps=1e-6, offset=0.0, rounds_first=True)
-            results.append([y, *torch.autograd.grad(y.square().sum(), [x, w])])
+        assert numbers._disk_folder() is None
+        assert numbers._compiled(lambda x: x + 1)(2) == 3
+        monkeypatch.setenv("VENTAJA_CACHE", str(tmp_path))
+        numbers._disk_folder.cache_clear()
+        assert Path(numbers._disk_folder()).is_dir()
     finally:
-        torch.set_num_threads(threads)
-    for one, two in zip(*results, strict=True):
-        assert torch.equal(one, two)
+        monkeypatch.undo()
+        numbers._disk_folder.cache_clear()
 
 
 def test_a_tensor_with_gaps_is_refused() -> None:

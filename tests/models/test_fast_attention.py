@@ -57,3 +57,29 @@ def test_fast_equals_plain(
         results.append([output, *torch.autograd.grad((output * weight).sum(), (query, key, value))])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("large", [0, 2**23], ids=["flash kernels", "plain products"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_near_the_exact_result(shape: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_attention, "LARGE", large)
+    bundles = [
+        Bundle(prompt_ids=list(range(prompt)), answers=[list(range(n)) for n in answers])
+        for prompt, answers in SHAPES[shape]
+    ]
+    row = pack_row(bundles, worthwhile=1)
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(row.tokens, heads, 8, generator=generator) for heads in (4, 2, 2)]
+    weight = torch.randn(row.tokens, 4, 8, generator=generator)
+    plan = GroupAttention(row)
+    results = []
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [x.bfloat16().to(dtype).requires_grad_() for x in exact]
+        if dtype == torch.bfloat16:
+            output = fast_attention.group_attention(*inputs, plan._fast_parts(None), 0.3)
+        else:
+            output = plan._attend_plainly(*inputs, 0.3, None, None)
+        results.append([output, *torch.autograd.grad((output * weight).sum(), inputs)])
+    for plain, fast in zip(*results, strict=True):
+        assert fast.dtype == torch.bfloat16
+        assert (fast.double() - plain).norm() < 0.015 * plain.norm()

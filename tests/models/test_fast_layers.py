@@ -5,6 +5,9 @@ import torch
 from test_packing import BUNDLES, EXACT
 from tiny import PACKABLE, make_policy, shared_policy
 from torch.testing import assert_close
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from ventaja.models import fast_layers, pack_row
 from ventaja.models.fast_layers import FastAttention, FastForward, FastMLP, FastNorm
@@ -63,3 +66,73 @@ def test_a_layer_that_computes_something_else_keeps_its_own() -> None:
     assert isinstance(model[1].forward, FastNorm)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     assert_close(model(x), torch.nn.RMSNorm(8, eps=1e-5)(1.5 * torch.nn.RMSNorm(8, eps=1e-5)(x)))
+
+
+def norm_of(kind: type, weight: float) -> torch.nn.Module:
+    norm = kind(64, eps=1e-6)
+    torch.nn.init.constant_(norm.weight, weight)
+    return norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(LlamaRMSNorm, 0), (Olmo2RMSNorm, 1), (Gemma2RMSNorm, 2)],
+    ids=["Llama", "Olmo2", "Gemma2"],
+)
+def test_which_norm_it_is_does_not_depend_on_its_weights(kind: type, way: int, dtype: torch.dtype) -> None:
+    """With a weight of 300 the 1 that Gemma adds is smaller than a rounding of bfloat16."""
+    for weight in (1.0, 300.0):
+        norm = norm_of(kind, weight).to(dtype)
+        fast_layers.install(norm)
+        assert norm.forward.way == FastNorm.WAYS[way]
+        assert float(norm.weight.detach()[0]) == weight
+        assert norm.weight.dtype == dtype
+
+
+def test_a_norm_whose_epsilon_is_not_found_keeps_its_own() -> None:
+    class OddRMSNorm(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.small = torch.nn.Parameter(torch.ones(8)), 1e-5
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight * x * (x.square().mean(-1, keepdim=True) + self.small).rsqrt()
+
+    norm = OddRMSNorm()
+    fast_layers.install(norm)
+    assert "forward" not in vars(norm)
+
+
+def test_an_mlp_that_clamps_keeps_its_own() -> None:
+    class Clamping(LlamaMLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down_proj((self.act_fn(self.gate_proj(x)) * self.up_proj(x)).clamp(-8, 8))
+
+    config = make_policy("llama").causal_lm.config
+    for kind, is_replaced in ((LlamaMLP, True), (Clamping, False)):
+        mlp = kind(config)
+        fast_layers.install(mlp)
+        assert ("forward" in vars(mlp)) == is_replaced
+
+
+def test_attention_that_clamps_keeps_its_own() -> None:
+    class Clamping(LlamaAttention):
+        def forward(self, hidden_states: torch.Tensor, **how: object) -> object:
+            return super().forward(hidden_states.clamp(-8, 8), **how)
+
+    config = make_policy("llama").causal_lm.config
+    for attention, is_replaced in ((LlamaAttention(config, 0), True), (Clamping(config, 0), False)):
+        fast_layers.install(attention)
+        assert ("forward" in vars(attention)) == is_replaced
+
+
+def test_rotation_of_a_part_of_each_head_is_left_to_the_model() -> None:
+    config = make_policy("llama").causal_lm.config
+    attention = LlamaAttention(config, 0)
+    fast_layers.install(attention)
+    called = []
+    attention.forward.plain = lambda hidden, **how: called.append(how["position_embeddings"])
+    hidden, half = torch.zeros(1, 3, config.hidden_size), torch.ones(1, 3, attention.head_dim // 2)
+    attention(hidden, position_embeddings=(half, half), plan=object())
+    assert called == [(half, half)]

@@ -23,7 +23,7 @@ class Counting:
 
     def __init__(self, tokenizer):
         self.tokenizer, self.decoded = tokenizer, 0
-        self.all_special_ids = tokenizer.all_special_ids
+        self.all_special_ids, self.get_vocab = tokenizer.all_special_ids, tokenizer.get_vocab
 
     def decode(self, tokens, **options):
         self.decoded += len(tokens)

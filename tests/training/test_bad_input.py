@@ -7,6 +7,7 @@ import json
 import math
 import resource
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,7 @@ from ventaja.environments import Reward
 from ventaja.errors import ConfigError, DataError, ModelError, RewardError, RunError, VentajaError
 from ventaja.models import Policy
 from ventaja.records import Prompt
+from ventaja.rollouts import LocalEngine
 from ventaja.training import EvaluationConfig, RlConfig, SftConfig, checkpoint, parse, train_rl
 from ventaja.training.config import resolved
 
@@ -222,6 +224,39 @@ def test_an_error_in_a_late_round_loses_nothing(model, tmp_path):
     run_rl(tmp_path / "whole", model, judge=right, run={**run, "folder": folders["whole"]})
     rewards = [[line["reward"] for line in metrics(tmp_path / name)] for name in folders]
     assert rewards[0] == rewards[1]
+
+
+def test_memory_that_runs_out_while_sampling_loses_nothing(model, tmp_path, monkeypatch):
+    original, calls = LocalEngine.sample, []
+
+    def runs_out(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "sample", runs_out)
+        with pytest.raises(RunError, match=r"memory ran out: .*99(.|\n)*max_batch"):
+            run_rl(tmp_path / "run", model)
+    assert names(tmp_path / "run" / "checkpoints") == ["000002"]
+    run_rl(tmp_path / "run", model, run={**rl_values(tmp_path / "run", model)["run"], "resume": True})
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
+def test_a_limit_of_memory_below_what_is_in_use_leaves_no_folder(model, tmp_path):
+    run = {**rl_values(tmp_path / "run", model)["run"], "max_memory": 0.001}
+    with pytest.raises(ConfigError, match=r"run\.max_memory is 0\.001 GiB, but"):
+        run_rl(tmp_path / "run", model, run=run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpointing_needs_layers(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Policy, "can_recompute", False)
+    with pytest.raises(ConfigError, match=r"optimiser\.gradient_checkpointing: .* what its layers are"):
+        run_rl(tmp_path / "run", model, optimiser={"gradient_checkpointing": True})
+    assert not (tmp_path / "run").exists()
 
 
 def test_too_many_broken_judgements_stop_the_run(model, tmp_path):

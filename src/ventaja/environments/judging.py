@@ -1,6 +1,6 @@
 """Judging: reward functions are called for samples, and what they return becomes judgements.
 
-A reward function is called once for all the samples of a round. If that call raises or runs past its limit,
+A reward function is called once for all the samples that are judged at once. If that call raises or runs past its limit,
 it is called again for each sample alone, so that only the samples that break it are *broken*, and the rest
 keep their rewards. What a function returns must have the right form at once: a list of the wrong length or
 a NaN is a mistake in the program, not bad luck with a sample.

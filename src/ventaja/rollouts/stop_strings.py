@@ -12,15 +12,18 @@ SLACK = 4
 class StopStrings:
     """Finds stop strings in an answer that grows token by token.
 
-    A token is at least one byte of text, so a string that the newest token completes lies within as many tokens as
-    it has bytes. Only these are decoded at every token.
+    A token that has text has at least one byte of it, so a string that the newest token completes lies within as
+    many of them as it has bytes. Only these are decoded at every token.
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         self.strings = strings
         self.tokens = max((len(s.encode()) for s in strings), default=0) + SLACK
-        self.special = frozenset(tokenizer.all_special_ids)
+        self.words: frozenset[int] = frozenset()
+        """Tokens that have text."""
+        if strings:
+            self.words = frozenset(tokenizer.get_vocab().values()) - frozenset(tokenizer.all_special_ids)
 
     def complete(self, tokens: Sequence[int]) -> bool:
         """True if an answer that had no stop string before its last token has one now."""
@@ -37,9 +40,9 @@ class StopStrings:
         return any(s in text for s in self.strings)
 
     def _end(self, tokens: Sequence[int]) -> Sequence[int]:
-        """The last `self.tokens` tokens that have text, and the special ones among them."""
+        """The last `self.tokens` tokens that have text, and those without any among them."""
         start, wanted = len(tokens), self.tokens
         while start and wanted:
             start -= 1
-            wanted -= tokens[start] not in self.special
+            wanted -= tokens[start] in self.words
         return tokens[start:]
