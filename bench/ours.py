@@ -56,42 +56,45 @@ def sampling(repeats: int) -> None:
     emit(ours=ours[1:], theirs=theirs[1:], precision=str(dtype).removeprefix("torch."), prompt_ids=ids)
 
 
-def sample_row(policy: Policy) -> PackedRow:
+def sample_bundles(policy: Policy) -> list[Bundle]:
     """The workload's prompts with answers of about 22 tokens on average, sampled once."""
     engine = LocalEngine(policy)
     requests = [Request(prompt_ids=i, count=ANSWERS, seed=(0, p)) for p, i in enumerate(prompt_ids(policy))]
     groups = engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
-    return pack_row(
-        [
-            Bundle(prompt_ids=r.prompt_ids, answers=[c.token_ids for c in group])
-            for r, group in zip(requests, groups, strict=True)
-        ]
-    )
+    engine.release()
+    return [
+        Bundle(prompt_ids=r.prompt_ids, answers=[c.token_ids for c in group])
+        for r, group in zip(requests, groups, strict=True)
+    ]
 
 
 def training(repeats: int) -> None:
-    """Forward and backward of 64 answers: packed, and padded with repeated prompts."""
+    """Forward and backward of 64 answers: packed, packed with nothing shared by prompts, and padded."""
     policy = load_policy("smollm2-135m")
-    row = sample_row(policy)
+    bundles = sample_bundles(policy)
+    row, apart_row = pack_row(bundles), pack_row(bundles, worthwhile=10**9)
 
-    def one_pass(score: Any) -> tuple[float, float]:
+    def one_pass(score: Any, row: PackedRow) -> tuple[float, float]:
         with Timer() as timer:
             loss = score(row).logprob_M.mean()
             loss.backward()
         policy.module.zero_grad()
         return timer.seconds, float(loss)
 
-    packed, padded = [], []
+    packed, apart, padded = [], [], []
     for _ in range(repeats + 1):
-        packed.append(one_pass(policy.score))
-        padded.append(one_pass(policy.score_padded))
+        packed.append(one_pass(policy.score, row))
+        apart.append(one_pass(policy.score, apart_row))
+        padded.append(one_pass(policy.score_padded, row))
     head = policy.head.linear.weight.numel()
     body = sum(p.numel() for p in policy.causal_lm.parameters()) - head
     emit(
         packed=[s for s, _ in packed[1:]],
+        apart=[s for s, _ in apart[1:]],
         padded=[s for s, _ in padded[1:]],
         losses=[packed[0][1], padded[0][1]],
         tokens=row.tokens,
+        trunk=row.trunk,
         targets=row.target_M.numel(),
         flop=6 * (body * row.tokens + head * row.target_M.numel()),
         peak=matrix_peak(policy.head.linear.weight.dtype),
