@@ -8,7 +8,7 @@ TEST := $(VENV)/.installed-test
 
 .PHONY: demo results test test-fast check fix bench clean
 
-demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 5 minutes on two cores.
+demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 4 minutes on two cores.
 	$(BIN)/python examples/arithmetic/demo.py
 
 results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.md.
@@ -30,7 +30,7 @@ fix: $(TEST)  ## Let ruff mend what it can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(RUN)  ## Ventaja beside transformers, vLLM and TRL, in one run; they go into .bench-venv. About 20 minutes.
+bench: $(RUN)  ## Ventaja beside transformers, vLLM and TRL, in one run; they go into .bench-venv. About 25 minutes.
 	$(BIN)/python bench/run.py
 
 clean:  ## Remove what was built, but no runs.

@@ -17,6 +17,7 @@ from ventaja.rollouts.early_judge import EarlyJudge
 WAIT = 20.0
 """Seconds after which a test that hangs fails."""
 PROMPTS = [Prompt(id=str(i), content=f"{i}") for i in range(5)]
+IDS = [(place,) for place in range(5)]
 
 
 def group(place: int) -> Group:
@@ -42,7 +43,7 @@ def world(judge: object = numbers) -> Environment:
 
 def run(engine: Engine, environment: Environment, limit: float) -> list[Group]:
     return sample_and_judge(
-        engine, environment, PROMPTS, [(place,) for place in range(5)], Sampling(),
+        engine, environment, PROMPTS, IDS, Sampling(),
         size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=limit,
     )  # fmt: skip
 
@@ -61,42 +62,43 @@ class Slow:
         return numbers(completions)
 
 
-def test_groups_that_wait_are_taken_together() -> None:
+def test_answers_that_wait_are_taken_together() -> None:
     slow = Slow()
-    judge = EarlyJudge(world(slow))
-    judge.begin(3, group(3))
+    judge = EarlyJudge(world(slow), PROMPTS, IDS)
+    judge.begin(3, 1, answers(3)[1])
     assert slow.entered.wait(WAIT)  # at work, before the others are even known
-    for place in (1, 0, 2):
-        judge.begin(place, group(place))
+    for place, k in ((1, 1), (0, 0), (1, 0), (3, 0), (2, 1), (2, 0), (0, 1)):
+        judge.begin(place, k, answers(place)[k])
     slow.go.set()
     four = [group(place) for place in range(4)]
     assert judge.judged(four) == world().judge(four)
-    assert [[text[0] for text in call] for call in slow.calls] == [["3", "3"], ["1", "1", "0", "0", "2", "2"]]
+    assert slow.calls == [["3.1"], ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1", "3.0"]]
 
 
-def test_groups_begun_one_after_the_other() -> None:
-    judge = EarlyJudge(world())
+def test_answers_begun_one_after_the_other() -> None:
+    judge = EarlyJudge(world(), PROMPTS, IDS)
     for place in range(4):
-        judge.begin(place, group(place))
+        for k in (1, 0):
+            judge.begin(place, k, answers(place)[k])
         assert len(judge.judged([group(p) for p in range(place + 1)])) == place + 1
         # its thread has ended; the next begins another
     four = [group(place) for place in range(4)]
     assert judge.judged(four) == world().judge(four)
-    assert EarlyJudge(world()).judged([]) == []
-    assert EarlyJudge(world()).judged(four) == world().judge(four)  # none was begun
+    assert EarlyJudge(world(), PROMPTS, IDS).judged([]) == []
+    assert EarlyJudge(world(), PROMPTS, IDS).judged(four) == world().judge(four)  # none was begun
 
 
 def test_a_mistake_of_the_judge_is_raised_where_groups_are_made_and_awaited() -> None:
     def wrong(completions: list[str]) -> list[float]:
         return [float("nan") for _ in completions]
 
-    judge = EarlyJudge(world(wrong))
-    judge.begin(0, group(0))
+    judge = EarlyJudge(world(wrong), PROMPTS, IDS)
+    judge.begin(0, 0, answers(0)[0])
     for _ in range(2):
         with pytest.raises(RewardError, match="returned nan"):
             judge.judged([group(0)])
         with pytest.raises(RewardError, match="returned nan"):
-            judge.begin(1, group(1))
+            judge.begin(1, 0, answers(1)[0])
 
 
 def test_an_environment_that_loses_groups_is_found_out() -> None:
@@ -104,13 +106,13 @@ def test_an_environment_that_loses_groups_is_found_out() -> None:
         def judge(self, groups: Sequence[Group]) -> list[Group]:
             return super().judge(groups)[1:]
 
-    judge = EarlyJudge(Forgetful(prompts=PROMPTS, rewards=[Reward(numbers, "r")]))
+    judge = EarlyJudge(Forgetful(prompts=PROMPTS, rewards=[Reward(numbers, "r")]), PROMPTS, IDS)
     with pytest.raises(ValueError, match="shorter"):
         judge.judged([group(0), group(1)])
 
 
 class Slower:
-    """An engine that ends its last request only once the first has been judged."""
+    """An engine that ends no other answer before the first has been judged."""
 
     def __init__(self, judged: threading.Event) -> None:
         self.judged = judged
@@ -122,10 +124,12 @@ class Slower:
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, *, should_stop: object = None, finished=None
     ):  # type: ignore[no-untyped-def]
-        finished(0, answers(0))
+        finished(0, 1, answers(0)[1])
         assert self.judged.wait(WAIT)
         for place in range(1, len(requests)):
-            finished(place, answers(place))
+            for k, answer in enumerate(answers(place)):
+                finished(place, k, answer)
+        finished(0, 0, answers(0)[0])
         return [answers(place) for place in range(len(requests))]
 
 
@@ -142,11 +146,11 @@ def test_judging_goes_on_while_others_are_sampled() -> None:
 
 def test_the_broken_are_counted_over_all_groups() -> None:
     def fragile(completions: list[str]) -> list[object]:
-        return [ValueError("no") if text == "0.0" else 1.0 for text in completions]
+        return [ValueError("no") if text == "0.1" else 1.0 for text in completions]
 
     judged = threading.Event()
     judged.set()
-    assert len(run(Slower(judged), world(fragile), 0.1)) == 5  # a half of the first group, a tenth of all
+    assert len(run(Slower(judged), world(fragile), 0.1)) == 5  # all that was judged first, a tenth of all
     with pytest.raises(RewardError, match="10% of the judgements are broken, and 9% may be"):
         run(Slower(judged), world(fragile), 0.09)
 
@@ -159,9 +163,9 @@ def test_what_is_abandoned_is_not_judged() -> None:
 
     class Breaking(Slower):
         def sample(self, requests, sampling, *, should_stop=None, finished=None):  # type: ignore[no-untyped-def]
-            finished(0, answers(0))
+            finished(0, 1, answers(0)[1])
             assert slow.entered.wait(WAIT)
-            finished(1, answers(1))
+            finished(1, 0, answers(1)[0])
             raise KeyError("the engine broke")
 
     with pytest.raises(KeyError, match="the engine broke"):
@@ -170,4 +174,4 @@ def test_what_is_abandoned_is_not_judged() -> None:
     for thread in threading.enumerate():
         if thread.name == "ventaja-early-judge":
             thread.join(WAIT)
-    assert [[text[0] for text in call] for call in slow.calls] == [["0", "0"]]
+    assert slow.calls == [["0.1"]]

@@ -173,33 +173,19 @@ def test_a_stop_string_ends_the_answer_and_is_cut_from_its_text(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["llama", "bloom"])
-def test_each_request_is_told_of_once_as_soon_as_its_last_answer_has_ended(kind: str) -> None:
-    none = Request(prompt_ids=(5,), count=0, seed=(0,))
-    requests = [*REQUESTS, none]
-    told: dict[int, tuple[Completion, ...]] = {}
-    asked: list[int] = []
+def test_each_answer_is_told_of_once_as_soon_as_it_has_ended(kind: str) -> None:
+    told: dict[tuple[int, int], Completion] = {}
 
-    def finished(place: int, completions: tuple[Completion, ...]) -> None:
-        assert place not in told
-        told[place] = completions
-        asked.append(steps)
+    def finished(place: int, k: int, completion: Completion) -> None:
+        assert (place, k) not in told
+        told[place, k] = completion
 
-    steps = 0
-
-    def step() -> bool:
-        nonlocal steps
-        steps += 1
-        return False
-
-    policy = restless_policy(kind)
-    answers = LocalEngine(policy, max_batch=64).sample(requests, LONG, should_stop=step, finished=finished)
-    assert [told[place] for place in range(len(requests))] == answers
-    order = list(told)
-    assert order[0] == len(REQUESTS)  # nothing to wait for
-    if kind == "llama":  # all answers begin together, so a request ends with its longest
-        length = {place: max(map(len, told[place])) for place in order[1:]}
-        assert order[1:] == sorted(order[1:], key=lambda place: length[place])
-        assert len(set(asked)) > 2
+    answers = LocalEngine(restless_policy(kind), max_batch=64).sample(REQUESTS, LONG, finished=finished)
+    assert told == {(r, k): c for r, group in enumerate(answers) for k, c in enumerate(group)}
+    if kind == "llama":  # all answers begin together, so the shortest end first
+        lengths = [len(completion) for completion in told.values()]
+        assert lengths == sorted(lengths)
+        assert len(set(lengths)) > 3
 
 
 def test_a_limit_of_context_cuts_answers_and_refuses_prompts_that_fill_it() -> None:

@@ -20,26 +20,20 @@ def sample_groups(
     size: int,
     seeds: Sequence[tuple[int, ...]],
     should_stop: Callable[[], bool] = lambda: False,
-    finished: Callable[[int, Group], None] = lambda place, group: None,
+    finished: Callable[[int, int, Completion], None] = lambda prompt, k, completion: None,
 ) -> list[Group]:
     """`size` completions for each prompt, not judged yet. `seeds` names each prompt's random streams.
 
-    `finished(place, group)` is called for each group, as soon as its last answer has ended.
+    `finished(prompt, k, completion)` is called for each answer as soon as it has ended, with its prompt's place.
     """
     requests = [
         Request(prompt_ids=ids, count=size, seed=seed) for ids, seed in zip(prompt_ids, seeds, strict=True)
     ]
-
-    def group(place: int, completions: tuple[Completion, ...]) -> Group:
-        return Group(prompt=prompts[place], prompt_ids=prompt_ids[place], completions=completions)
-
-    answers = engine.sample(
-        requests,
-        sampling,
-        should_stop=should_stop,
-        finished=lambda place, completions: finished(place, group(place, completions)),
-    )
-    return [group(place, completions) for place, completions in enumerate(answers)]
+    answers = engine.sample(requests, sampling, should_stop=should_stop, finished=finished)
+    return [
+        Group(prompt=prompt, prompt_ids=ids, completions=completions)
+        for prompt, ids, completions in zip(prompts, prompt_ids, answers, strict=True)
+    ]
 
 
 def sample_and_judge(
@@ -56,12 +50,12 @@ def sample_and_judge(
     should_stop: Callable[[], bool] = lambda: False,
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> list[Group]:
-    """`sample_groups`, judged; with `overlap` groups are judged while others are still being sampled.
+    """`sample_groups`, judged; with `overlap` answers are judged while others are still being sampled.
 
     Both parts go on inside `phase("sampling")` and `phase("judging")`. Raises RewardError if more than
     `max_broken_fraction` of the judgements are broken, and whatever `environment.judge` raises.
     """
-    early = EarlyJudge(environment) if overlap else None
+    early = EarlyJudge(environment, prompts, prompt_ids) if overlap else None
     try:
         with phase("sampling"):
             groups = sample_groups(

@@ -35,11 +35,11 @@ class Engine(Protocol):
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
-        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
+        finished: Callable[[int, int, Completion], None] = lambda request, k, completion: None,
     ) -> list[tuple[Completion, ...]]:
         """`count` completions for each request, in order. Raises Interrupted once `should_stop()` is True.
 
-        `finished(place, completions)` is called once for each request, as soon as its last answer has ended.
+        `finished(request, k, completion)` is called for each answer as soon as it has ended, with its request's place.
         """
         ...
 

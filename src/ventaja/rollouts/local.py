@@ -48,7 +48,7 @@ class LocalEngine:
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
-        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
+        finished: Callable[[int, int, Completion], None] = lambda request, k, completion: None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.sample`. Raises DataError for a prompt that leaves no room for an answer."""
         if not requests:
@@ -63,16 +63,13 @@ class LocalEngine:
         requests: Sequence[Request],
         sampling: Sampling,
         should_stop: Callable[[], bool],
-        finished: Callable[[int, tuple[Completion, ...]], None],
+        finished: Callable[[int, int, Completion], None],
     ) -> list[tuple[Completion, ...]]:
         waiting = deque(self._queue(requests, sampling))
         kind = SharedBatch if self.policy.not_packable is None else PlainBatch
         batch = kind(self.policy, requests, self.max_batch)
         stop_strings = StopStrings(self.policy.tokenizer, sampling.stop)
-        done: list[dict[int, Completion]] = [{} for _ in requests]
-
-        def in_order(request: int) -> tuple[Completion, ...]:
-            return tuple(done[request][k] for k in range(requests[request].count))
+        done: dict[tuple[int, int], Completion] = {}
 
         def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
             answers = [batch.answers[row] for row in rows]
@@ -85,15 +82,12 @@ class LocalEngine:
                 answer.tokens.append(token)
                 answer.logprobs.append(logprob)
                 if (stop := self._stop_reason(answer, stop_strings)) is not None:
-                    done[answer.request][answer.index] = self._completion(answer, stop, stop_strings)
+                    completion = self._completion(answer, stop, stop_strings)
+                    done[answer.request, answer.index] = completion
                     ended.append(row)
-                    if len(done[answer.request]) == requests[answer.request].count:
-                        finished(answer.request, in_order(answer.request))
+                    finished(answer.request, answer.index, completion)
             batch.remove(ended)
 
-        for place, request in enumerate(requests):
-            if request.count == 0:
-                finished(place, ())
         while waiting or batch.answers:
             if should_stop():
                 raise Interrupted
@@ -101,7 +95,7 @@ class LocalEngine:
                 choose(fresh, batch.first_logits(fresh))
             if batch.answers:
                 choose(range(len(batch.answers)), batch.next_logits())
-        return [in_order(request) for request in range(len(requests))]
+        return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
 
     def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
         queue = []

@@ -34,7 +34,7 @@ class ScriptedEngine:
         sampling: Sampling,
         *,
         should_stop: Callable[[], bool] = lambda: False,
-        finished: Callable[[int, tuple[Completion, ...]], None] = lambda place, completions: None,
+        finished: Callable[[int, int, Completion], None] = lambda request, k, completion: None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.sample`; answers longer than `sampling.max_tokens` are cut."""
         if should_stop():
@@ -44,7 +44,8 @@ class ScriptedEngine:
             tuple(self._answer(request, k, sampling) for k in range(request.count)) for request in requests
         ]
         for place, completions in enumerate(answers):
-            finished(place, completions)
+            for k, completion in enumerate(completions):
+                finished(place, k, completion)
         return answers
 
     def _answer(self, request: Request, k: int, sampling: Sampling) -> Completion:

@@ -92,8 +92,8 @@ class RewardConfig(Settings):
     max_broken_fraction: float = Field(0.1, ge=0, le=1)
     """Stop the run when more than this fraction of a round's judgements is broken."""
     overlap: bool = False
-    """Judge groups while others are still sampled. For slow rewards: functions then get whole groups as they are
-    done, in several calls a round, instead of all in one."""
+    """Judge answers while others are still sampled. For slow rewards: functions then get answers as they end, in
+    several calls a round, instead of all in one."""
     truncated: Literal["keep", "mask", "penalise"] = "keep"
     """Answers cut off by sampling.max_tokens: judge them as they are, leave them out of the loss, or subtract
     truncation_penalty."""
