@@ -198,7 +198,9 @@ def machine() -> str:
         if line.startswith("model name"):
             name = line.split(":")[1].strip()
             break
-    amx = "with AMX" if torch.cpu._is_amx_tile_supported() else "without AMX"
+    amx = "without AMX"
+    if torch.cpu._is_avx512_bf16_supported():
+        amx = "with AMX" if torch.cpu._is_amx_tile_supported() else "with AVX512-BF16, without AMX"
     return (
         f"{os.cpu_count()} cores of {name} {amx}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
