@@ -13,6 +13,8 @@ from ventaja.models.layout import PackedRow
 class GroupAttention:
     """The plan of a training pass. Shapes: P prompts of L tokens, G answers each of T, H heads, K key heads.
 
+    The plain way gives every prompt the trunk's keys as its own; what saves work is that the row holds them once.
+
     Scores of answers are made in two pieces, over the shared prompt and over the answer itself, and joined in
     one softmax, so a prompt's keys and values are neither copied per answer nor computed twice.
 
