@@ -14,7 +14,7 @@ from tiny import PACKABLE, UNPACKABLE, VOCABULARY, WINDOW, make_model, make_poli
 from torch import Tensor
 from torch.testing import assert_close
 
-from ventaja.models import Bundle, Policy, pack_row
+from ventaja.models import Bundle, PackedRow, Policy, pack_row
 
 # Float32 log-probs of size 1–10 after two layers: sums in another order differ by some 1e-6.
 EXACT = {"rtol": 1e-5, "atol": 2e-5}
@@ -128,18 +128,25 @@ def assert_same_gradients(policy: Policy, loss: Tensor, model: torch.nn.Module, 
         )
 
 
-@pytest.mark.parametrize("kind", PACKABLE)
-def test_gradients_equal_those_of_each_answer_alone(kind: str) -> None:
+def assert_like_each_answer_alone(kind: str, bundles: Sequence[Bundle], row: PackedRow) -> None:
+    """In log-probs, entropies and gradients."""
     policy = make_policy(kind)
-    scores = policy.score(pack_row(BUNDLES), temperature=0.8, entropy=True)
-    logprob_M, entropy_M, model = alone(kind, BUNDLES, temperature=0.8)
+    scores = policy.score(row, temperature=0.8, entropy=True)
+    logprob_M, entropy_M, model = alone(kind, bundles, temperature=0.8)
     assert scores.entropy_M is not None
+    assert_close(scores.logprob_M, logprob_M, **EXACT)
+    assert_close(scores.entropy_M, entropy_M, **EXACT)
     assert_same_gradients(
         policy,
         weighted(scores.logprob_M) + 0.3 * scores.entropy_M.sum(),
         model,
         weighted(logprob_M) + 0.3 * entropy_M.sum(),
     )
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_gradients_equal_those_of_each_answer_alone(kind: str) -> None:
+    assert_like_each_answer_alone(kind, BUNDLES, pack_row(BUNDLES))
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
@@ -149,19 +156,10 @@ def test_a_beginning_that_prompts_share_is_computed_once(kind: str, common: int)
     row = pack_row(bundles, worthwhile=1)
     assert row.trunk == common
     assert row.tokens == pack_row(bundles, worthwhile=10**6).tokens - 3 * common  # four prompts share it
-    policy = make_policy(kind)
-    scores = policy.score(row, temperature=0.8, entropy=True)
-    logprob_M, entropy_M, model = alone(kind, bundles, temperature=0.8)
-    assert_close(scores.logprob_M, logprob_M, **EXACT)
-    assert scores.entropy_M is not None
-    assert_same_gradients(
-        policy,
-        weighted(scores.logprob_M) + 0.3 * scores.entropy_M.sum(),
-        model,
-        weighted(logprob_M) + 0.3 * entropy_M.sum(),
-    )
+    assert_like_each_answer_alone(kind, bundles, row)
     with torch.no_grad():
-        assert_close(policy.score_padded(row, temperature=0.8).logprob_M, logprob_M, **EXACT)
+        policy = shared_policy(kind)
+        assert_close(policy.score_padded(row).logprob_M, policy.score(row).logprob_M, **EXACT)
 
 
 @pytest.mark.parametrize("kind", PACKABLE)

@@ -27,14 +27,13 @@ HIDDEN = -1e30
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The trunk, the prompts or the answers of a packed row: tokens `start` to `stop`, as a padded grid [P, G, T].
+    """The trunk, the prompts or the answers of a packed row: tokens from `start` on, as a padded grid [P, G, T].
 
     Each of P·G stretches of text sees itself, causally, and before itself L places of the parts above: prompts see
     the trunk (P = 1, G prompts), answers the trunk and their prompt (P prompts, G answers each).
     """
 
     start: int
-    stop: int
     shape: tuple[int, int, int]
     index: Tensor
     """Row index of each grid place, flat; −1 where there is no token."""

@@ -99,7 +99,6 @@ class GroupAttention:
             parts = [
                 Part(
                     start=0,
-                    stop=trunk,
                     shape=(1, 1, trunk),
                     index=torch.arange(trunk),
                     slot=torch.arange(trunk),
@@ -109,7 +108,6 @@ class GroupAttention:
                 ),
                 Part(
                     start=trunk,
-                    stop=prompt_tokens,
                     shape=(1, self.P, self.L - trunk),
                     index=prompt_places[:, trunk:].flatten(),
                     slot=own_slot // self.L * (self.L - trunk) + own_slot % self.L - trunk,
@@ -119,7 +117,6 @@ class GroupAttention:
                 ),
                 Part(
                     start=prompt_tokens,
-                    stop=row.tokens,
                     shape=(self.P, self.G, self.T),
                     index=_with_gaps(row.answer_index_PGT, row.answer_slot_n),
                     slot=row.answer_slot_n,

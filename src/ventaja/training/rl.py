@@ -34,6 +34,11 @@ from ventaja.training.step import UpdateReport, update
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
 
+LESS_MEMORY = (
+    "Sample fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
+    "(optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
+)
+
 
 def train_rl(
     config: RlConfig,
@@ -49,7 +54,7 @@ def train_rl(
     to do next; an error, Ctrl-C or SIGTERM in the middle first writes a checkpoint to go on from.
     """
     loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
-    with loop.session.running(), loop.nothing_lost(), out_of_memory_explained():
+    with loop.session.running(), loop.nothing_lost(), out_of_memory_explained(LESS_MEMORY):
         for number in loop.rounds():
             round_ = loop.state.round or loop.begin(number)
             for index in loop.updates(round_):

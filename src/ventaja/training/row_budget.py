@@ -78,7 +78,7 @@ class RowBudget:
 
 
 @contextmanager
-def out_of_memory_explained() -> Iterator[None]:
+def out_of_memory_explained(advice: str) -> Iterator[None]:
     """Raises RunError where memory ran out and nothing smaller could be tried: in sampling or the optimiser."""
     try:
         yield
@@ -86,9 +86,7 @@ def out_of_memory_explained() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise RunError(
-            f"memory ran out: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}. Sample "
-            "fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
-            "(optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
+            f"memory ran out: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}. {advice}"
         ) from error
 
 

@@ -28,7 +28,7 @@ from ventaja.training.checkpoint import (
 from ventaja.training.config import ModelConfig, RlConfig, SftConfig, parse, resolved
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.optimiser import Optimiser
-from ventaja.training.row_budget import RowBudget, out_of_memory_explained
+from ventaja.training.row_budget import RowBudget
 
 
 class Session:
@@ -109,7 +109,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """Progress and signal handling while the run goes on; trackers are closed whatever happens."""
         try:
-            with self.interrupts, self.progress, self._limited_memory(), out_of_memory_explained():
+            with self.interrupts, self.progress, self._limited_memory():
                 yield
         finally:
             for tracker in self.trackers:

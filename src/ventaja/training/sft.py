@@ -18,8 +18,13 @@ from ventaja.training.config import SftConfig
 from ventaja.training.data import training_examples
 from ventaja.training.objective import supervised_objective
 from ventaja.training.prompts import shuffled
+from ventaja.training.row_budget import out_of_memory_explained
 from ventaja.training.session import Session
 from ventaja.training.step import update
+
+LESS_MEMORY = (
+    "Take fewer tokens at once (optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
+)
 
 
 def train_sft(
@@ -42,7 +47,7 @@ def train_sft(
     session.start(done=optimiser.updates, total=steps, columns=SFT_COLUMNS, unit="step", console=console)
     if left_out:
         session.progress.note(f"{left_out} examples are longer than data.max_prompt_tokens and are left out.")
-    with session.running():
+    with session.running(), out_of_memory_explained(LESS_MEMORY):
         while optimiser.updates < steps:
             start = time.perf_counter()
             taken = optimiser.updates * run.batch_size
