@@ -245,3 +245,32 @@ def test_a_word_too_unlikely_for_float32_has_a_finite_gradient():
     # log π(1) = −h·w₀ + h·w₁ up to e⁻³⁰⁰, and the entropy is flat there
     assert_close(grads[0], torch.tensor([[-1.0]]))
     assert_close(grads[1], torch.tensor([[-300.0], [300.0], [0.0]]))
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["kernels", "plain"])
+@pytest.mark.parametrize("entropy", [False, True])
+def test_bfloat16_hidden_states_have_float32_logits(monkeypatch, fast, entropy):
+    # Logits about 20, of which a bfloat16 number keeps steps of 1/8: without float32 sums log-probs are off by 0.1.
+    generator = torch.Generator().manual_seed(0)
+    tokens, width, words = 40, 96, 700
+    hidden = torch.randn(tokens, width, generator=generator).bfloat16()
+    weight = (torch.randn(words, width, generator=generator) * 0.6).bfloat16()
+    ids = (hidden.float() @ weight.float().t() + torch.randn(tokens, words, generator=generator)).argmax(1)
+    if not fast:
+        monkeypatch.setattr(fused_module.kernels, "usable", lambda *tensors: False)
+
+    def run(dtype):
+        h, w = (x.detach().to(dtype).requires_grad_() for x in (hidden, weight))
+        logprob, spread = fused_logprobs(h, w, ids, entropy=entropy, chunk_tokens=16)
+        assert logprob.dtype == torch.float32
+        loss = (logprob * torch.linspace(-1, 1, tokens)).sum() + (0 if spread is None else spread.sum())
+        return logprob, spread, gradients(loss, (h, w))
+
+    (logprob, spread, grads), (exact, exact_spread, exact_grads) = run(torch.bfloat16), run(torch.float32)
+    rounded = token_logprobs((hidden @ weight.t()).float(), ids)
+    assert (rounded - exact).abs().max() > 0.05
+    assert (logprob - exact).abs().max() < 2e-3
+    if entropy:
+        assert (spread - exact_spread).abs().max() < 5e-3
+    for ours, theirs in zip(grads, exact_grads, strict=True):  # they go back in bfloat16
+        assert (ours.float() - theirs).norm() < 0.005 * theirs.norm()

@@ -91,12 +91,13 @@ def test_rotate(dtype: torch.dtype, size: int) -> None:
 def test_log_probs_and_entropy(dtype: torch.dtype, size: int, scale: float) -> None:
     hidden, weight = random(6, 5, dtype=dtype), random(size, 5, dtype=dtype, seed=1)
     token = torch.arange(6) * 7 % size
-    log_p = ((hidden @ weight.T).float() * scale / 1.3).log_softmax(-1)
+    log_p = ((hidden.float() @ weight.float().T) * scale / 1.3).log_softmax(-1)  # float32 logits in either
     picked, entropy = log_p.gather(1, token[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
     ours = fused_logprobs(hidden, weight, token, scale=scale, temperature=1.3, entropy=True, chunk_tokens=4)
     assert ours[1] is not None
     for mine, plain in zip(ours, (picked, entropy), strict=True):
-        assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+        # of words more than EXACT_WITHIN nats below the likeliest, the stored bfloat16 is taken
+        assert_close(mine, plain, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 5e-4)
     mix = torch.linspace(-1, 2, 6)
     results = [
         torch.autograd.grad((p * mix).sum() + (h * mix.flip(0)).sum(), [hidden, weight])

@@ -1,11 +1,27 @@
-"""Over the vocabulary: log-sum-exp, its gradient, and drawing a word. Logits z = factor · x for the stored x."""
+"""Over the vocabulary: log-sum-exp, its gradient, and drawing a word. Logits z = factor · x for the stored x.
+
+A product h Wᵀ that is stored in bfloat16 has lost its last bits: a logit of 20 may be off by 0.06, and so may each
+log-prob. Only the likeliest words matter to a log-prob, so the logits of those are summed again here, in float32.
+"""
 
 import numpy as np
 
-from ventaja.kernels.numbers import exp, kernel, largest, narrow, on_rows, prange, widen
+from ventaja.kernels.numbers import dot, exp, kernel, largest, narrow, on_rows, prange, widen
 
 BLOCK = 256
 """Words per block: a draw sums blocks first, then walks through one."""
+
+
+@on_rows
+def _read(row, hidden, weight, floor, z):
+    """z = the stored logits of a block of words, in float32; those above `floor` summed again: Σ_d h_d W_vd."""
+    for v in range(len(row)):
+        z[v] = widen(row[v])
+    top = largest(z[: len(row)])
+    if top > floor:
+        for v in range(len(row)):
+            if z[v] > floor:
+                z[v] = dot(hidden, weight[v])
 
 
 @on_rows
@@ -45,50 +61,74 @@ def _sum_exp_z(row, top, factor):
 
 
 @kernel
-def log_totals(x, factor, token, with_entropy, logprob, log_total, entropy):
-    """Per row of x [N, V]: log π(token), log Σ exp z, and the entropy log Σ exp z − Σ p·z if asked."""
+def log_totals(x, hidden, weight, within, factor, token, with_entropy, logprob, log_total, entropy):
+    """Per row of x = hidden [N, D] weight [V, D]ᵀ: log π(token), log Σ exp z, and log Σ exp z − Σ p·z if asked.
+
+    Logits less than `within` nats below the likeliest word's, and the token's own, are summed again; below 0, none.
+    """
+    V = x.shape[1]
     for n in prange(len(x)):
-        top, mean = _top(x[n]), np.float32(0)
-        if with_entropy:
-            total, mean = _sum_exp_z(x[n], top, np.float32(factor))
-        else:
-            total = _sum_exp(x[n], top, np.float32(factor))
+        top, total, mean = _top(x[n]), np.float32(0), np.float32(0)
+        floor, again = top - np.float32(within / factor), within >= 0
+        z = np.empty(BLOCK, dtype=np.float32)
+        for start in range(0, V, BLOCK):
+            words = min(BLOCK, V - start)
+            _read(x[n, start : start + words], hidden[n], weight[start : start + words], floor, z)
+            if with_entropy:
+                more, more_mean = _sum_exp_z(z[:words], top, np.float32(factor))
+                total += more
+                mean += more_mean
+            else:
+                total += _sum_exp(z[:words], top, np.float32(factor))
         log_sum = np.log(total)
-        logprob[n] = (widen(x[n, token[n]]) - top) * np.float32(factor) - log_sum
+        own = dot(hidden[n], weight[token[n]]) if again else widen(x[n, token[n]])
+        logprob[n] = (own - top) * np.float32(factor) - log_sum
         log_total[n] = log_sum + top * np.float32(factor)
         if with_entropy:
             entropy[n] = log_sum - mean / total
 
 
 @kernel
-def logit_gradients(x, factor, token, log_total, entropy, d_logprob, d_entropy, with_entropy):
+def logit_gradients(
+    x, hidden, weight, within, factor, token, log_total, entropy, d_logprob, d_entropy, with_entropy
+):
     """x [N, V] becomes the gradient of Σ d_logprob·log π(token) + d_entropy·H with respect to x, in place.
 
     ∂log π(a)/∂z_v = 1[v = a] − p_v,   ∂H/∂z_v = −p_v (log p_v + H)
+
+    The arguments that `log_totals` has too are to be the same.
     """
+    V = x.shape[1]
     for n in prange(len(x)):
-        a, weight = token[n], np.float32(d_logprob[n])
-        log_p = widen(x[n, a]) * np.float32(factor) - log_total[n]
+        a, pull, again = token[n], np.float32(d_logprob[n]), within >= 0
+        floor = _top(x[n]) - np.float32(within / factor)
+        own = dot(hidden[n], weight[a]) if again else widen(x[n, a])
+        log_p = own * np.float32(factor) - log_total[n]
         chosen, slope = exp(log_p), np.float32(0)
         if with_entropy:
             slope = -d_entropy[n] * (log_p + entropy[n])
-            _both_gradients(x[n], np.float32(factor), log_total[n], weight, d_entropy[n], entropy[n])
-        else:
-            _logprob_gradients(x[n], np.float32(factor), log_total[n], weight)
-        x[n, a] = narrow((weight * (np.float32(1) - chosen) + chosen * slope) * np.float32(factor), x.dtype)
+        z = np.empty(BLOCK, dtype=np.float32)
+        for start in range(0, V, BLOCK):
+            row = x[n, start : min(start + BLOCK, V)]
+            _read(row, hidden[n], weight[start : start + len(row)], floor, z)
+            if with_entropy:
+                _both_gradients(z, np.float32(factor), log_total[n], pull, d_entropy[n], entropy[n], row)
+            else:
+                _logprob_gradients(z, np.float32(factor), log_total[n], pull, row)
+        x[n, a] = narrow((pull * (np.float32(1) - chosen) + chosen * slope) * np.float32(factor), x.dtype)
 
 
 @on_rows
-def _logprob_gradients(row, factor, log_total, weight):
+def _logprob_gradients(z, factor, log_total, pull, row):
     for v in range(len(row)):
-        row[v] = narrow(-weight * factor * exp(widen(row[v]) * factor - log_total), row.dtype)
+        row[v] = narrow(-pull * factor * exp(z[v] * factor - log_total), row.dtype)
 
 
 @on_rows
-def _both_gradients(row, factor, log_total, weight, d_entropy, entropy):
+def _both_gradients(z, factor, log_total, pull, d_entropy, entropy, row):
     for v in range(len(row)):
-        log_p = widen(row[v]) * factor - log_total
-        row[v] = narrow(-exp(log_p) * (weight + d_entropy * (log_p + entropy)) * factor, row.dtype)
+        log_p = z[v] * factor - log_total
+        row[v] = narrow(-exp(log_p) * (pull + d_entropy * (log_p + entropy)) * factor, row.dtype)
 
 
 @kernel
