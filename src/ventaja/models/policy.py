@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -154,24 +154,11 @@ class Policy:
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
 
-    def save(self, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write an ordinary Hugging Face folder (a PEFT adapter folder with adapters on).
-
-        `weights` stand in for the parameters of the same name, e.g. their float32 masters.
-        """
-        own = {name: p.data for name, p in self.module.named_parameters() if name in (weights or {})}
-        try:
-            self._set_weights(weights or {})
-            with without_progress_bars():
-                self.module.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            self._set_weights(own)
-
-    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.module.named_parameters():
-            if name in weights:
-                parameter.data = weights[name].detach()
+    def save(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face folder (a PEFT adapter folder with adapters on), in the module's precision."""
+        with without_progress_bars():
+            self.module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:

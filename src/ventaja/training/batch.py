@@ -11,6 +11,7 @@ from torch import Tensor
 from ventaja.models import Bundle, PackedRow, TokenizedExample, pack_row
 from ventaja.models.layout import WORTHWHILE, common_beginning
 from ventaja.records import Group
+from ventaja.training.algorithms import Algorithm
 
 
 @dataclass(kw_only=True)
@@ -27,7 +28,7 @@ class Batch:
     is_action_ST: Tensor
     """True at tokens that take part in the loss."""
     columns: dict[str, Tensor] = field(default_factory=dict)
-    """Further [S, T] tables: advantage, old_logprob, ref_logprob, reward."""
+    """Further [S, T] tables: advantage, old_logprob, ref_logprob, sampler_logprob."""
 
     @property
     def sequences(self) -> int:
@@ -142,6 +143,11 @@ class Row:
     def pick(self, table_ST: Tensor) -> Tensor:
         """The table's values at this row's targets [M]."""
         return table_ST[self.sequence_M, self.time_M]
+
+
+def old_logprob_column(algorithm: Algorithm, epoch: int) -> str:
+    """Where an epoch's old log-probs are. Epochs that cut the samples into the same rows share one column."""
+    return "old_logprob" if epoch == 0 or algorithm.minibatches == 1 else f"old_logprob/{epoch + 1}"
 
 
 def scores_table(batch: Batch, score: Callable[[PackedRow], Tensor], rows: Sequence[Row]) -> Tensor:

@@ -1,4 +1,5 @@
-"""Checkpoints: an ordinary Hugging Face folder, and beside it in `training/` all that the next step needs."""
+"""Checkpoints: an ordinary Hugging Face folder that is the policy as it was sampled and measured, in its compute
+precision, and beside it in `training/` all that the next step needs."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from ventaja.models import Policy
 from ventaja.records import Group, read_groups, write_groups
 from ventaja.training.optimiser import Optimiser
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 kept the float32 masters as the folder's own weights, so what other libraries loaded was not the policy."""
+READABLE = (1, FORMAT)
+MASTERS = "masters.safetensors"
 EARLIER = ".earlier"
 
 
@@ -41,7 +45,9 @@ def save_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
         training = work / "training"
         training.mkdir(parents=True)
-        policy.save(work, weights=optimiser.masters)
+        policy.save(work)
+        if masters := optimiser.master_weights():
+            save_file({k: v.contiguous() for k, v in masters.items()}, training / MASTERS)
         save_file(
             {k: v.contiguous() for k, v in optimiser.state().items()}, training / "optimiser.safetensors"
         )
@@ -97,8 +103,11 @@ class Checkpoint:
                 "give it as model.name."
             ) from error
         found = self.state.get("format") if isinstance(self.state, dict) else None
-        if found != FORMAT:
-            raise RunError(f"{path}: its training state has format {found}, this version reads {FORMAT}.")
+        if found not in READABLE:
+            raise RunError(
+                f"{path}: its training state has format {found}, and this version reads up to {FORMAT}. Resume it "
+                "with a newer version, or start a new run from its weights by giving it as model.name."
+            )
 
     def groups(self) -> list[Group]:
         """The rollouts of the round that was not over, or an empty list."""
@@ -106,7 +115,10 @@ class Checkpoint:
         return read_groups(file) if file.exists() else []
 
     def restore(self, optimiser: Optimiser) -> None:
-        """Put the optimiser and torch's random state back."""
+        """Put master weights, optimiser and torch's random state back; the policy's own weights are loaded already."""
+        masters = self.path / "training" / MASTERS
+        if masters.exists():  # not where the folder's weights are float32: those of float32 runs, and of format 1
+            optimiser.load_master_weights(load_file(masters))
         optimiser.load_state(self.optimiser)
         self.optimiser = {}
         torch.set_rng_state(self.tables.pop("torch_rng"))

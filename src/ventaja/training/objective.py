@@ -29,6 +29,8 @@ class PolicyObjective:
     algorithm: Algorithm
     batch: Batch
     kl_coef: float
+    old_logprob: str = "old_logprob"
+    """The column of this epoch's old log-probs."""
 
     def __call__(self, row: Row, scores: TokenScores) -> tuple[Tensor, Stats]:
         """Loss [M] of each of the row's targets, and sums to report. Not weighted yet."""
@@ -38,7 +40,7 @@ class PolicyObjective:
         advantage = row.pick(columns["advantage"]).to(device)
         is_action = row.pick(self.batch.is_action_ST).to(device)
         # On-policy the old log-prob is the new one: the ratio is 1, its gradient that of log π.
-        old = row.pick(columns["old_logprob"]).to(device) if "old_logprob" in columns else logprob.detach()
+        old = row.pick(columns[self.old_logprob]).to(device) if self.old_logprob in columns else logprob.detach()
         log_ratio = self._log_ratio(row, logprob - old)
         loss = self._surrogate(logprob, log_ratio, advantage)
         count = is_action.sum()

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ventaja.models import Policy
 from ventaja.training.config import OptimiserConfig
+from ventaja.training.rounding import Rounding
 
 
 class Optimiser:
     """Owns the master weights, their gradients and AdamW's moments.
 
     `policy` arrives in float32. Its trainable parameters become the masters; if `compute` is a lower
-    precision, the module keeps rounded copies, gradients are added up in float32, and each step rounds anew.
+    precision, the module keeps rounded copies, gradients are added up in float32, and each step rounds anew. The
+    rounded copies are the policy: they sample, they are scored, and they are what is saved.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Optimiser:
             if self.masters[name] is not parameter:
                 self.masters[name].requires_grad_(True)
                 parameter.register_post_accumulate_grad_hook(_add_gradient_to(self.masters[name]))
+        self.rounding = Rounding(self._rounded()) if self._rounded() else None
         decayed = [m for m in self.masters.values() if m.ndim >= 2]
         others = [m for m in self.masters.values() if m.ndim < 2]
         self.adamw = torch.optim.AdamW(
@@ -87,16 +90,37 @@ class Optimiser:
         for parameter in self.parameters.values():  # one that memory ran out on has not reached its master
             parameter.grad = None
 
+    def _rounded(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each weight that the module holds rounded, and its master; empty where it computes in float32."""
+        return {
+            name: (self.parameters[name].data, master.data)
+            for name, master in self.masters.items()
+            if master is not self.parameters[name]
+        }
+
     def _round_into_module(self) -> None:
-        pairs = [
-            (self.parameters[n].data, m.data) for n, m in self.masters.items() if m is not self.parameters[n]
-        ]
-        if pairs:
+        if pairs := self._rounded().values():
             torch._foreach_copy_([low for low, _ in pairs], [high for _, high in pairs])
 
+    def swallowed(self) -> float | None:
+        """See `Rounding.swallowed`; None where nothing is rounded."""
+        return self.rounding.swallowed(self._rounded()) if self.rounding else None
+
+    def master_weights(self) -> dict[str, Tensor]:
+        """The float32 weights that the module holds rounded; empty where it computes in float32."""
+        return {name: master for name, (_, master) in self._rounded().items()}
+
+    def load_master_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these in place of the module's own, and round them into it."""
+        for name, (_, master) in self._rounded().items():
+            master.copy_(weights[name])
+        self._round_into_module()
+
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, apart from the master weights."""
+        """Everything that the next step depends on, apart from the weights."""
         state = {"updates": torch.tensor(self.updates)}
+        if self.rounding:
+            state |= {f"start/{name}": start for name, start in self.rounding.start.items()}
         for name, master in self.masters.items():
             for key, value in self.adamw.state.get(master, {}).items():
                 state[f"{key}/{name}"] = value
@@ -106,7 +130,9 @@ class Optimiser:
         self.updates = int(state["updates"])
         for entry, value in state.items():
             key, _, name = entry.partition("/")
-            if name:
+            if key == "start" and self.rounding:
+                self.rounding.start[name] = value.to(self.masters[name].device, copy=True)
+            elif name:
                 master = self.masters[name]
                 self.adamw.state[master][key] = value.to(master.device, copy=True)
 

@@ -17,7 +17,7 @@ from ventaja.models import PackedRow, Policy
 from ventaja.records import Group, Prompt, StopReason
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
 from ventaja.tracking import RL_COLUMNS, Run
-from ventaja.training.batch import Batch, Row, scores_table
+from ventaja.training.batch import Batch, Row, old_logprob_column, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import assign_advantages, reward_table
@@ -174,7 +174,12 @@ class RlLoop:
                 self.optimiser,
                 self.session.budget,
                 lambda tokens: self._rows(batch, members, tokens),
-                PolicyObjective(algorithm, batch, self.state.kl_coef),
+                PolicyObjective(
+                    algorithm,
+                    batch,
+                    self.state.kl_coef,
+                    old_logprob=old_logprob_column(algorithm, index // algorithm.minibatches),
+                ),
                 token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
@@ -192,6 +197,8 @@ class RlLoop:
             metrics |= self._measure()
         if self.reference is not None:
             metrics["kl_coef"] = self.state.kl_coef
+        if (swallowed := self.optimiser.swallowed()) is not None:
+            metrics["rounding/swallowed"] = swallowed
         tokens = metrics["completions/mean_length"] * metrics["samples"]
         metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
         metrics["tokens_per_second"] = tokens / sum(round_.seconds.values())
@@ -243,13 +250,11 @@ class RlLoop:
         batch.columns["sampler_logprob"] = batch.table([c.logprobs for c in valid])
         reward_ST = reward_table(groups, batch, truncation_penalty=how.truncation_penalty or 0.0)
         if self.reference is not None:
-
-            def everything(tokens: int) -> list[Row]:
-                return batch.rows(range(batch.sequences), max_tokens=tokens)
-
-            batch.columns["ref_logprob"] = self._scores(batch, self.reference, everything, is_reference=True)
+            batch.columns["ref_logprob"] = self._scores(
+                batch, self.reference, self._epoch_rows(number, batch, 0), is_reference=True
+            )
             if algorithm.kl == "reward":
-                batch.columns["old_logprob"] = self._scores(batch, self.policy, everything)
+                self._score_old(number, batch)
                 log_ratio_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
                 estimate = kl_k1 if algorithm.kl_estimator == "k1" else kl_k3
                 reward_ST -= self.state.kl_coef * estimate(log_ratio_ST)
@@ -257,19 +262,33 @@ class RlLoop:
                     sampled["kl"] = float(kl_k3(log_ratio_ST)[batch.is_action_ST].mean())
         batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
         if not algorithm.is_on_policy and "old_logprob" not in batch.columns:
-            # In the rows that the first updates will have, so that their ratio is 1 to the last bit: in bfloat16
-            # another packing moves a log-prob by more than GSPO's whole clipping range.
-            parts = [self._minibatch(number, batch, index) for index in range(algorithm.minibatches)]
-            batch.columns["old_logprob"] = self._scores(
-                batch,
-                self.policy,
-                lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)],
-            )
+            self._score_old(number, batch)
         return batch
 
+    def _score_old(self, number: int, batch: Batch) -> None:
+        """Column `old_logprob`, and one more for each later epoch that meets the samples in other rows.
+
+        In the rows that the updates will have, so that the ratio of an unchanged policy is 1 to the last bit:
+        in bfloat16 another packing moves a log-prob by some 0.04, and GSPO's whole clipping range is 0.0007.
+        """
+        for epoch in range(self.algorithm.epochs):
+            column = old_logprob_column(self.algorithm, epoch)
+            if column not in batch.columns:
+                rows = self._epoch_rows(number, batch, epoch)
+                batch.columns[column] = self._scores(batch, self.policy, rows)
+
+    def _epoch_rows(self, number: int, batch: Batch, epoch: int) -> Cut:
+        """The rows of all updates of an epoch."""
+        first = epoch * self.algorithm.minibatches
+        parts = [self._minibatch(number, batch, first + part) for part in range(self.algorithm.minibatches)]
+        return lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)]
+
     def _rows(self, batch: Batch, members: Sequence[int], max_tokens: int) -> list[Row]:
-        """Packed rows of a minibatch, without the sequences that cannot change the update."""
-        if self.algorithm.kl != "loss" and not self.algorithm.entropy_coef:
+        """Packed rows of a minibatch, without the sequences that cannot change the update.
+
+        With a KL in the reward advantages are known only after scoring, and hardly any is 0: there all stay in.
+        """
+        if self.algorithm.kl == "none" and not self.algorithm.entropy_coef:
             changes = (batch.columns["advantage"] != 0).any(dim=1)
             members = [s for s in members if changes[s]]
         return batch.rows(members, max_tokens=max_tokens)

@@ -31,7 +31,12 @@ class Round:
 
     def write_rollouts(self, path: Path) -> None:
         """One row per completion, with the token-level columns; broken completions have none."""
-        tables = {n: t for n, t in sorted(self.batch.columns.items()) if n != "sampler_logprob"}
+        # The sampler's log-probs are there already, and old ones in other rows differ only by rounding.
+        tables = {
+            name: table
+            for name, table in sorted(self.batch.columns.items())
+            if name != "sampler_logprob" and "/" not in name
+        }
         columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
         sequence = 0
         for group in self.groups:

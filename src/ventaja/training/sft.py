@@ -71,6 +71,8 @@ def train_sft(
                 "tokens_per_second": sum(map(len, batch.prompt_ids + batch.answers)) / seconds,
                 "seconds/training": seconds,
             }
+            if (swallowed := optimiser.swallowed()) is not None:
+                metrics["rounding/swallowed"] = swallowed
             session.record(optimiser.updates, metrics)
             session.pause(lambda: session.save({}), last=optimiser.updates == steps)
     return Run(run.folder)
