@@ -42,6 +42,11 @@ def main() -> None:
         )
     )
     gain = outcome.after_rl.accuracy_sampled - outcome.after_sft.accuracy_sampled
+    console.print("reading the saved folder in plain transformers …")
+    console.print(
+        f"The saved folder in plain transformers, loaded with no arguments: {outcome.plain(outcome.rl, sampled=False):.1%} "
+        "greedy."
+    )
     console.print(
         f"RL added {gain * 100:+.1f} points of sampled accuracy in {time.perf_counter() - start:.0f} s."
     )

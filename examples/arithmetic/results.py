@@ -70,6 +70,30 @@ def page(outcomes: dict[int, Outcome], seconds: dict[int, float]) -> str:
         "",
         f"The standard error of an accuracy over {first.base.problems} problems is at most {error:.1%}.",
         "",
+        "## The saved folder in plain transformers",
+        "",
+        "What somebody gets who loads the same checkpoints with `AutoModelForCausalLM.from_pretrained(folder)` and no other "
+        "argument, and lets `generate` answer the same problems (`examples/arithmetic/plain.py`, which uses nothing of "
+        "Ventaja). Greedy answers may differ where two words are equally likely to bfloat16's last bit; sampled ones come "
+        "from other random numbers.",
+        "",
+        "| seed | checkpoint | sampled, Ventaja | sampled, transformers | greedy, Ventaja | greedy, transformers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for seed, o in outcomes.items():
+        for name, run, ours in (("SFT", o.sft, o.after_sft), ("RL", o.rl, o.after_rl)):
+            cells = [
+                f"{share:.1%}"
+                for share in (
+                    ours.accuracy_sampled,
+                    o.plain(run, sampled=True),
+                    ours.accuracy_greedy,
+                    o.plain(run, sampled=False),
+                )
+            ]
+            lines.append(f"| {seed} | {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
         f"Machine: {platform.machine()}, {torch.get_num_threads()} threads, AMX "
         f"{'yes' if torch.cpu._is_amx_tile_supported() else 'no'}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}. The minutes include loading and all "

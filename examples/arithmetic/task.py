@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from plain import plain_accuracy
 from rich.console import Console
 
 from ventaja import (
@@ -32,6 +33,10 @@ class Outcome:
     after_rl: Evaluation
     sft: Run
     rl: Run
+
+    def plain(self, run: Run, *, sampled: bool) -> float:
+        """A run's accuracy as plain transformers gets it from the saved folder."""
+        return plain_accuracy(run.last_checkpoint, read("eval.yaml"), sampled=sampled)
 
 
 def run_task(folder: Path, *, seed: int, console: Console | None = None) -> Outcome:

@@ -117,7 +117,9 @@ class Checkpoint:
     def restore(self, optimiser: Optimiser) -> None:
         """Put master weights, optimiser and torch's random state back; the policy's own weights are loaded already."""
         masters = self.path / "training" / MASTERS
-        if masters.exists():  # not where the folder's weights are float32: those of float32 runs, and of format 1
+        if (
+            masters.exists()
+        ):  # not where the folder's weights are float32: those of float32 runs, and of format 1
             optimiser.load_master_weights(load_file(masters))
         optimiser.load_state(self.optimiser)
         self.optimiser = {}

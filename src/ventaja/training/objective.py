@@ -40,7 +40,11 @@ class PolicyObjective:
         advantage = row.pick(columns["advantage"]).to(device)
         is_action = row.pick(self.batch.is_action_ST).to(device)
         # On-policy the old log-prob is the new one: the ratio is 1, its gradient that of log π.
-        old = row.pick(columns[self.old_logprob]).to(device) if self.old_logprob in columns else logprob.detach()
+        old = (
+            row.pick(columns[self.old_logprob]).to(device)
+            if self.old_logprob in columns
+            else logprob.detach()
+        )
         log_ratio = self._log_ratio(row, logprob - old)
         loss = self._surrogate(logprob, log_ratio, advantage)
         count = is_action.sum()
