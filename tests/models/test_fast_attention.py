@@ -13,8 +13,16 @@ SHAPES = {
     "no answers": [(3, []), (5, [])],
     "one answer": [(1, [9])],
     "long prompts": [(9, [3, 1, 4]), (12, [6]), (7, [2, 2]), (7, [])],
+    "one token after the trunk": [(4, [3, 1, 4]), (4, [6]), (4, [])],
 }
-TRUNKS = {"uneven groups": 1, "answers of one token": 2, "no answers": 2, "one answer": 0, "long prompts": 6}
+TRUNKS = {
+    "uneven groups": 1,
+    "answers of one token": 2,
+    "no answers": 2,
+    "one answer": 0,
+    "long prompts": 6,
+    "one token after the trunk": 3,
+}
 """How many tokens their prompts share: those of the shortest but one."""
 
 

@@ -163,6 +163,20 @@ def test_a_beginning_that_prompts_share_is_computed_once(kind: str, common: int)
 
 
 @pytest.mark.parametrize("kind", PACKABLE)
+@pytest.mark.parametrize("last", [(9, 9, 9), (9, 8, 7)], ids=["alike", "other last tokens"])
+def test_prompts_may_be_alike_but_for_their_last_token(kind: str, last: tuple[int, ...]) -> None:
+    """So that the trunk leaves each of them one token."""
+    beginning = words(2 * WINDOW, seed=99)
+    bundles = [
+        Bundle(prompt_ids=[*beginning, token], answers=bundle(1, 3, 1, 4, seed=i).answers)
+        for i, token in enumerate(last)
+    ]
+    row = pack_row(bundles, worthwhile=1)
+    assert row.trunk == len(beginning)
+    assert_like_each_answer_alone(kind, bundles, row)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
 def test_a_prompts_answers_may_be_split_over_rows_in_any_order(kind: str) -> None:
     policy = shared_policy(kind)
     with torch.no_grad():

@@ -23,8 +23,9 @@ from torch.testing import assert_close
 from ventaja.environments import Reward
 from ventaja.models import load_policy, pack_row
 from ventaja.models.layout import Bundle
+from ventaja.records import Prompt
 from ventaja.rollouts import ScriptedEngine
-from ventaja.training import RlConfig, parse, rl
+from ventaja.training import RlConfig, parse, rl, train_rl
 from ventaja.training.prompts import shuffled
 from ventaja.training.rl import RlLoop
 
@@ -37,6 +38,18 @@ def loop(folder, model, /, *, judge=share_of_a, count=8, **groups):
         rewards=[Reward(judge, "r")],
         console=quiet(),
     )
+
+
+@pytest.mark.parametrize("lasts", ["aaaa", "abcd"], ids=["one prompt", "other last tokens"])
+def test_prompts_may_be_alike_but_for_their_last_token(lasts, model, tmp_path):
+    alike = [Prompt(id=f"p:{i}", content="say " + "?" * 30 + last) for i, last in enumerate(lasts)]
+    config = parse(RlConfig, rl_values(tmp_path / "run", model, run={"rounds": 2}))
+    train_rl(config, prompts=alike, rewards=[Reward(share_of_a, "r")], console=quiet())
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == 2
+    for line in lines:  # and training sees what was sampled
+        assert line["grad_norm"] > 0
+        assert line["sampling/logprob_gap"] < 1e-4
 
 
 # ---------------------------------------------------------------------- dynamic sampling

@@ -40,6 +40,15 @@ def nll(pairs):
     return sum(terms) / len(terms)
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_example_may_fill_a_batch(count, model, tmp_path):
+    prompt = "say a" + "?" * 30  # so long that it is worth sharing
+    given = [Example(id=f"e:{i}", prompt=prompt, completion="aa") for i in range(count)]
+    train_sft(config(tmp_path / "run", model, run={"batch_size": 4}), examples=given, console=quiet())
+    (line,) = metrics(tmp_path / "run")
+    assert line["loss"] == pytest.approx(nll([(prompt, "aa")]), rel=1e-5)
+
+
 def test_the_loss_is_that_of_transformers(model, tmp_path):
     given = examples(3)
     train_sft(config(tmp_path / "run", model), examples=given, console=quiet())

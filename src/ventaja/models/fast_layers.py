@@ -270,7 +270,7 @@ class FastAttention(FastForward):
         query, key = (
             getattr(m, norm)(x) if hasattr(m, norm) else x for norm, x in (("q_norm", query), ("k_norm", key))
         )
-        cos, sin = (table[0] for table in position_embeddings)
+        cos, sin = (table[0].contiguous() for table in position_embeddings)
         output_NHD = plan.attend(
             m.layer_idx,
             rotate(query, cos, sin).transpose(0, 1),

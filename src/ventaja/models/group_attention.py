@@ -109,7 +109,9 @@ class GroupAttention:
                 Part(
                     start=trunk,
                     shape=(1, self.P, self.L - trunk),
-                    index=prompt_places[:, trunk:].flatten(),
+                    index=prompt_places[:, trunk:]
+                    .contiguous()
+                    .flatten(),  # first a copy: one column is a view
                     slot=own_slot // self.L * (self.L - trunk) + own_slot % self.L - trunk,
                     seen=torch.full((1,), trunk),
                     seen_places=trunk,
