@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from ventaja.errors import ConfigError, ModelError, did_you_mean
 from ventaja.models.catalog import CATALOG, packaged_model
+from ventaja.models.chat import check_chat_template, read_chat_template
 from ventaja.models.policy import Policy
 from ventaja.models.quiet import without_progress_bars
 from ventaja.settings import LoraSettings, Precision
@@ -108,6 +109,7 @@ def load_policy(
     source = resolve_model(name)
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
+    template = None if chat_template is None else read_chat_template(chat_template)
     try:
         with without_progress_bars():
             module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
@@ -119,8 +121,9 @@ def load_policy(
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         hint = _NO_PICKLE if "safetensors" in str(error) else ""
         raise ModelError(f"model {name!r} could not be loaded: {_first_line(error)}{hint}") from error
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
+    if template is not None:
+        tokenizer.chat_template = template
+        check_chat_template(tokenizer)
     if lora is not None:
         module = _add_adapters(module, lora, name=name)
     return Policy(module.to(place), tokenizer, name=name)

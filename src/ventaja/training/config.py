@@ -38,7 +38,8 @@ class ModelConfig(Settings):
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Leave it off unless you have read that code."""
     chat_template: str | None = None
-    """A Jinja chat template instead of the tokenizer's own."""
+    """A Jinja chat template instead of the tokenizer's own: a file's path, or the template itself, which holds {{ or
+    {%."""
 
 
 class SourceConfig(Settings):
