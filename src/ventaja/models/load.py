@@ -111,11 +111,7 @@ def load_policy(
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
     template = None if chat_template is None else read_chat_template(chat_template)
-    try:
-        with without_progress_bars():
-            module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
-    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"model {name!r} could not be loaded: {_what_went_wrong(error)}") from error
+    module, tokenizer = load_module(name, source, dtype, trust_remote_code=trust_remote_code)
     if template is not None:
         tokenizer.chat_template = template
         check_chat_template(tokenizer)
@@ -136,8 +132,19 @@ def _what_went_wrong(error: Exception) -> str:
     return _first_line(error) + (_NO_PICKLE if "safetensors" in str(error) else "")
 
 
+def load_module(name: str, source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The module and tokenizer of a resolved name; an adapter's on top of its base, all in one dtype.
+
+    Raises ModelError, which speaks of the model as `name`.
+    """
+    try:
+        with without_progress_bars():
+            return _load(source, dtype, trust_remote_code=trust_remote_code)
+    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"model {name!r} could not be loaded: {_what_went_wrong(error)}") from error
+
+
 def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    """The module and tokenizer of a resolved name; an adapter's on top of its base, all in one dtype."""
     from transformers import AutoTokenizer
 
     if (Path(source) / "adapter_config.json").exists():
