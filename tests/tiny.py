@@ -25,6 +25,8 @@ from transformers import (
     JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -45,6 +47,8 @@ SPECIAL = ("<|pad|>", "<|end|>", "<|start|>")
 CHARACTERS = "\n" + "".join(chr(c) for c in range(32, 127)) + "áéñ¿"
 VOCABULARY = len(SPECIAL) + len(CHARACTERS)  # 103: no multiple of anything
 WINDOW = 6
+LONGROPE = 32
+"""Beyond so many tokens phi3 takes its long factors."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -116,6 +120,17 @@ _MODELS: dict[str, Callable[[], PreTrainedModel]] = {
             pad_token_id=PAD,
             eos_token_id=EOS,
             bos_token_id=START,
+        )
+    ),
+    "phi3": lambda: Phi3ForCausalLM(
+        Phi3Config(
+            **_sizes(original_max_position_embeddings=LONGROPE),
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [2.0, 3.0, 5.0, 8.0],
+            },
         )
     ),
     "bloom": lambda: BloomForCausalLM(

@@ -6,6 +6,7 @@ import pytest
 
 from ventaja import training
 from ventaja.cli import main
+from ventaja.settings import LoraSettings
 from ventaja.training import Evaluation
 
 ALL = ["--model", "m", "--data", "d.jsonl", "--run.folder", "runs/x"]
@@ -142,6 +143,36 @@ def test_adapters_by_parts(seen, file):
     assert (seen.config.model.lora.rank, seen.config.model.lora.alpha) == (4, 32)
     assert main(["rl", file, "--model.lora", "{}", "--model.lora.target_modules", "[q_proj, v_proj]"]) == 0
     assert list(seen.config.model.lora.target_modules) == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.lora"],
+        ["--model.lora", "--run.folder", "runs/y"],
+        ["--model.lora", "true"],
+        ["--model.lora={}"],
+        ["--model.lora", "rank: 16"],
+    ],
+)
+def test_adapters_by_their_bare_name(flags, seen, file):
+    for argv in ([*flags, file], [file, *flags]):
+        assert main(["rl", *argv]) == 0
+        assert seen.config.model.lora == LoraSettings()
+    assert main(["rl", file, *flags, "--model.lora.rank", "4"]) == 0
+    assert seen.config.model.lora == LoraSettings(rank=4)
+
+
+@pytest.mark.parametrize("value", ["true", "{}"])
+def test_adapters_by_their_bare_name_in_a_file(value, seen, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {{name: m, lora: {value}}}\ndata: d.jsonl\nrun: {{folder: runs/x}}\n")
+    assert main(["rl", str(file)]) == 0
+    assert seen.config.model.lora == LoraSettings()
+    assert main(["rl", str(file), "--model.lora.rank", "4"]) == 0
+    assert seen.config.model.lora == LoraSettings(rank=4)
+    assert main(["rl", str(file), "--model.lora", "false"]) == 0
+    assert seen.config.model.lora is None
 
 
 def test_sft(seen, capsys):

@@ -141,3 +141,12 @@ def test_what_a_template_refuses_is_said_of_the_prompt() -> None:
         render_prompt(make_tokenizer(chat_template=GEMMA), Prompt(id="t.jsonl:3", content=chat))
     with pytest.raises(DataError, match=r"t.jsonl:3: .*template is broken in line 1: .*model.chat_template"):
         render_prompt(make_tokenizer(chat_template="{% if %}"), Prompt(id="t.jsonl:3", content=chat))
+
+
+def test_a_tokenizers_own_template_has_to_read_the_chat_too() -> None:
+    """Runs have been saved with a template that was only its file's name."""
+    chat = (turn("user", "hi"),)
+    with pytest.raises(DataError, match=r"t.jsonl:3: .*ignores its messages.*model.chat_template"):
+        render_prompt(make_tokenizer(chat_template="mine.jinja"), Prompt(id="t.jsonl:3", content=chat))
+    louder = make_tokenizer(chat_template="{{ messages[0]['content'] | upper }}")
+    assert louder.decode(render_prompt(louder, Prompt(id="p", content=chat))) == "HI"

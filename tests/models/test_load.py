@@ -15,8 +15,9 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ventaja.errors import ConfigError, ModelError
-from ventaja.models import Bundle, Policy, load_policy, pack_row
+from ventaja.models import Bundle, Policy, load_policy, pack_row, render_prompt
 from ventaja.models.load import resolve_device, resolve_model, resolve_precision
+from ventaja.records import Prompt
 from ventaja.settings import LoraSettings
 
 IDS = torch.tensor([[5, 9, 3, 77, 30]])
@@ -200,6 +201,53 @@ def test_a_run_folder_means_its_last_checkpoint(llama: Path, tmp_path: Path) -> 
 
 def test_a_chat_template_may_be_given(llama: Path) -> None:
     assert load(llama, chat_template="{{ messages }}").tokenizer.chat_template == "{{ messages }}"
+
+
+def test_a_chat_template_may_be_a_files_path(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}!")
+    monkeypatch.chdir(tmp_path)
+    for path in ("mine.jinja", str(tmp_path / "mine.jinja")):
+        policy = load(llama, chat_template=path)
+        assert policy.tokenizer.chat_template == "{{ messages[0]['content'] }}!"
+    ids = render_prompt(policy.tokenizer, Prompt(id="p", content=({"role": "user", "content": "hola"},)))
+    assert policy.tokenizer.decode(ids) == "hola!"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            "main.jinja",
+            r"'main.jinja' has neither .* cannot be read: No such file.* Did you mean 'mine.jinja'",
+        ),
+        (".", r"'.' .* cannot be read: Is a directory"),
+        ("{% if true %}mine{% endif %}", r"ignores its messages: two chats"),
+        ("{{ bos_token }}", r"ignores its messages: two chats"),
+        ("empty.jinja", r"ignores its messages: two chats"),
+        ("{% if %}", r"broken in line 1: .*Mend it"),
+    ],
+)
+def test_a_chat_template_that_says_nothing_is_refused(
+    given: str, words: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    (tmp_path / "empty.jinja").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"model.chat_template.*{words}"):
+        load(llama, chat_template=given)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages }}",
+        "{{ raise_exception('only with tools') }}",
+    ],
+)
+def test_a_chat_template_may_refuse_the_chats_that_try_it(template: str, llama: Path) -> None:
+    assert load(llama, chat_template=template).tokenizer.chat_template == template
 
 
 def test_precision_and_device_by_name(llama: Path) -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import PACKABLE, UNPACKABLE, VOCABULARY, WINDOW, make_model, make_policy, shared_policy
+from tiny import LONGROPE, PACKABLE, UNPACKABLE, VOCABULARY, WINDOW, make_model, make_policy, shared_policy
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import LlamaForCausalLM
 
 from ventaja.models import Bundle, PackedRow, Policy, pack_row
+from ventaja.models.group_attention import GroupAttention
 
 # Float32 log-probs of size 1–10 after two layers: sums in another order differ by some 1e-6.
 EXACT = {"rtol": 1e-5, "atol": 2e-5}
@@ -224,6 +226,53 @@ def test_the_padded_way_equals_each_answer_alone(kind: str) -> None:
     assert_close(padded.logprob_M, logprob_M, **EXACT)
     assert_close(padded.entropy_M, entropy_M, **EXACT)
     assert_same_gradients(policy, weighted(padded.logprob_M), model, weighted(logprob_M))
+
+
+OUTGROWN = [
+    bundle(5, 3, LONGROPE, 7, seed=1),  # one prompt with short answers and a long one
+    bundle(LONGROPE - 9, 9, 3, seed=2),  # just short enough
+    bundle(LONGROPE + 4, 5, seed=3),
+]
+
+
+def test_a_short_sequence_beside_a_long_one_keeps_its_angles() -> None:
+    """LongRoPE's factors depend on the length, and transformers' model takes those of the longest in a batch."""
+    assert_like_each_answer_alone("phi3", OUTGROWN, pack_row(OUTGROWN))
+    assert_like_each_answer_alone("phi3", OUTGROWN[1:2], pack_row(OUTGROWN[1:2]))  # back to the short factors
+    policy, row = shared_policy("phi3"), pack_row(OUTGROWN)
+    with torch.no_grad():
+        _, of_second, _ = policy.score(row).logprob_M.split([3 + LONGROPE + 7, 9 + 3, 5])
+        assert_close(of_second, policy.score(pack_row(OUTGROWN[1:2])).logprob_M, **EXACT)
+        at_once = policy.hidden(row.token_ids_N, row.position_N, GroupAttention(row))[row.source_M]
+        wrong, _ = policy.head.logprobs(at_once, row.target_M)
+        assert (wrong.split([3 + LONGROPE + 7, 9 + 3, 5])[1] - of_second).abs().max() > 0.1
+
+
+def test_only_what_outgrows_its_angles_takes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy("phi3")
+    assert policy.not_packable is None
+    assert policy.fallback_note is not None
+    assert f"more than {LONGROPE} tokens" in policy.fallback_note
+    padded, plainly = [], policy.score_padded
+    monkeypatch.setattr(policy, "score_padded", lambda row, **how: padded.append(row) or plainly(row, **how))
+    with torch.no_grad():
+        policy.score(pack_row(OUTGROWN[1:2]))
+        assert not padded
+        policy.score(pack_row(OUTGROWN))
+    assert len(padded) == 1
+
+
+def test_dynamic_angles_do_not_change_within_the_context() -> None:
+    model = make_model("llama")
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    policy = Policy(LlamaForCausalLM(model.config), shared_policy("llama").tokenizer, name="dynamic")
+    short, long = bundle(5, 3, seed=1), bundle(100, 156, seed=2)
+    assert policy.context_length == 256
+    with torch.no_grad():
+        alone = policy.score(pack_row([short])).logprob_M
+        both = policy.score(pack_row([short, long])).logprob_M
+        assert_close(both[:3], alone, **EXACT)
+        assert_close(policy.score(pack_row([short])).logprob_M, alone, rtol=0, atol=0)
 
 
 def test_rows_hold_no_padding_and_each_prompt_once() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, PACKABLE, UNPACKABLE, VOCABULARY, make_model, make_policy, shared_policy
+from tiny import EOS, LONGROPE, PACKABLE, UNPACKABLE, VOCABULARY, make_model, make_policy, shared_policy
 from torch.testing import assert_close
 
 from ventaja.errors import DataError
@@ -282,3 +282,24 @@ def test_a_scripted_engine_says_what_it_is_told() -> None:
     assert (cut.token_ids, cut.text, cut.stop, cut.weight_version) == (ids[:2], "hi", StopReason.LENGTH, 3)
     with pytest.raises(Interrupted):
         engine.sample([ask], LONG, should_stop=lambda: True)
+
+
+@pytest.mark.parametrize("prompts", [(5, 20), (5, 20, LONGROPE + 3)], ids=["short", "short and long"])
+def test_an_answer_ends_where_its_prompts_angles_would_change(prompts: tuple[int, ...]) -> None:
+    """What was drawn with LongRoPE's short factors would be scored with its long ones."""
+    policy = make_policy("phi3")
+    policy.eos_ids = frozenset()
+    requests = [request(length, 2, seed=i) for i, length in enumerate(prompts)]
+    results = LocalEngine(policy).sample(requests, LONG)
+    for asked, answers in zip(requests, results, strict=True):
+        prompt = len(asked.prompt_ids)
+        expected = LONGROPE - prompt if prompt <= LONGROPE else LONG.max_tokens
+        for answer in answers:
+            assert len(answer.token_ids) == expected
+            assert answer.stop is StopReason.LENGTH
+            row = pack_row([Bundle(prompt_ids=asked.prompt_ids, answers=[answer.token_ids])])
+            with torch.no_grad():
+                scores = policy.score(row, temperature=LONG.temperature).logprob_M
+            assert_close(scores, torch.tensor(answer.logprobs), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DataError, match=rf"{LONGROPE} tokens leaves no room .* context of {LONGROPE}\."):
+        LocalEngine(policy).sample([request(LONGROPE, 1, seed=0)], LONG)

@@ -115,6 +115,7 @@ def make_parser(
 def merge(kind: type[BaseModel], values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """`values` with each of `given`, by dotted name, set in it. Short forms are written out where needed."""
     merged = dict(values)
+    parts = {setting.name for setting in settings_of(kind) if setting.is_part}
     for name in sorted(given, key=lambda name: name.count(".")):  # a mapping before its entries
         *parents, last = name.split(".")
         place = merged
@@ -122,8 +123,10 @@ def merge(kind: type[BaseModel], values: dict[str, Any], given: dict[str, Any]) 
             inside = place.get(parent)
             if depth == 0 and parent in SHORT_FORMS and isinstance(inside, str | list):
                 inside = {SHORT_FORMS[parent]: inside}
+            path = ".".join(parents[: depth + 1])
+            if inside is True and path in parts:
+                inside = {}
             if not isinstance(inside, dict | None):
-                path = ".".join(parents[: depth + 1])
                 raise ConfigError(f"{path}: must be a mapping for --{name} to be set in it, not {inside!r}.")
             place[parent] = place = dict(inside or {})
         place[last] = given[name]
@@ -158,6 +161,10 @@ def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Seq
         if not equals and flag in flags and flags[flag].type == "BOOL":
             if not pending or pending[0].lower() not in _BOOL_WORDS:
                 token = f"{flag}=true"
+        elif (
+            not equals and flag in flags and flags[flag].is_part and not (pending and _is_mapping(pending[0]))
+        ):
+            token = f"{flag}=true"
         elif not equals and flag in {*flags, *entries} and pending and not pending[0].startswith("--"):
             token = f"{flag}={pending.popleft()}"  # so that a value may begin with a dash
         tokens.append(token)
@@ -179,8 +186,14 @@ def _value(name: str, text: Any, setting: Setting | None) -> Any:
             items += value if isinstance(value, list) else [value]
         return items
     if setting is None or setting.type in {"MAPPING", "VALUE"}:
-        return _yaml(name, text)
+        value = _yaml(name, text)
+        return {} if value is True and setting is not None and setting.is_part else value
     return text
+
+
+def _is_mapping(text: str) -> bool:
+    """True if a word after a part's flag is its value, rather than the run file."""
+    return text.startswith("{") or ": " in text or text.lower() in _BOOL_WORDS
 
 
 def _yaml(name: str, text: str) -> Any:

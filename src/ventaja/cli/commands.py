@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from ventaja.cli.arguments import Parser, read_config
+from ventaja.settings import Precision
 
 
 def rl(argv: list[str]) -> None:
@@ -86,6 +89,43 @@ def report(argv: list[str]) -> None:
     from ventaja.tracking import write_report
 
     print(write_report(folder))
+
+
+def merge(argv: list[str]) -> None:
+    """`ventaja merge`"""
+    parser = Parser(
+        prog="ventaja merge",
+        description="Add adapters (model.lora) to the model that they rest upon, and write it as an ordinary model.",
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="A run's folder, or a checkpoint of it.")
+    parser.add_argument("output", metavar="OUTPUT", help="The folder to write; new or empty.")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="auto",
+        help="Of the weights that are written; auto: the base model's own. (default: auto)",
+    )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="Run Python code that comes with a hub model."
+    )
+    given = parser.parse_args(argv)
+
+    from ventaja.models.merge import merge_adapter
+
+    prepare_process()
+    merged = merge_adapter(
+        given.adapter,
+        Path(given.output),
+        precision=given.precision,
+        trust_remote_code=given.trust_remote_code,
+    )
+    dtype = str(merged.dtype).removeprefix("torch.")
+    print(f"The merged model is in {merged.folder}, in {dtype}.")
+    if merged.rounding > 0.01:
+        print(
+            f"Rounding to {dtype} moved its weights by {merged.rounding:.0%} of what the adapters change. "
+            "With --precision float32 nothing is lost."
+        )
 
 
 def algorithms(argv: list[str]) -> None:

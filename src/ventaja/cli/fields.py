@@ -37,6 +37,8 @@ class Setting:
     help: str
     entries: tuple[Setting, ...] = ()
     """Of a list of mappings: what each of them can set, named `reward.functions[].weight`."""
+    is_part: bool = False
+    """True of a group that is off unless set, such as model.lora: `true` means its defaults."""
 
     @property
     def group(self) -> str:
@@ -71,7 +73,7 @@ def settings_of(kind: type, prefix: str = "", defaults: Any = None) -> Iterator[
             yield _setting(name, field, inner, can_be_null, default)
             continue
         if can_be_null:  # a part that is off unless set: it can be set as a whole
-            yield _setting(name, field, dict, can_be_null, default)
+            yield dataclasses.replace(_setting(name, field, dict, can_be_null, default), is_part=True)
         yield from settings_of(inner, f"{name}.", default if isinstance(default, inner) else None)
 
 

@@ -40,7 +40,7 @@ ventaja rl sums.yaml --algorithm dapo --optimiser.learning_rate 2e-5 --data.opti
   item more. A MAPPING is YAML (`'{a: 1}'`) and takes the place of the file's; an entry of it can be set by
   itself (`--data.options.a 1`).
 - `null` unsets a setting whose type says "or null".
-- A BOOL flag without a value means true.
+- A BOOL flag without a value means true. So does `--model.lora`, and true means LoRA with its defaults.
 - YAML is read by the rules of version 1.2: `1e-5` is a number, and `no` and `on` are text.
 - A setting that does not exist, a key that is there twice and a value of the wrong type are errors.
 """

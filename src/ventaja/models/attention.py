@@ -141,6 +141,24 @@ def _stated_obstacle(model: PreTrainedModel) -> str | None:
     return None
 
 
+def angles_change_after(model: PreTrainedModel) -> int | None:
+    """The length beyond which all of a sequence's tokens are turned by other angles than in a shorter one, if any.
+
+    LongRoPE (arXiv:2402.13753) has factors for short and for long sequences, and transformers takes those of the
+    longest one for everything in a batch. Dynamic NTK changes beyond the model's context, where no sequence is.
+    """
+    config = model.config.get_text_config()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    layers = [
+        ropes,
+        *(rope for rope in ropes.values() if isinstance(rope, dict)),
+    ]  # one for all, or for each type
+    lengths = [
+        rope["original_max_position_embeddings"] for rope in layers if rope.get("rope_type") == "longrope"
+    ]
+    return min(lengths, default=None)
+
+
 class _Trial:
     """A plan that only notes each layer's window: every token sees itself."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from ventaja.errors import DataError
+from ventaja.errors import ConfigError, DataError, did_you_mean
 from ventaja.records import Example, Message, Prompt
 
 Tokenizer = Any
@@ -58,7 +59,63 @@ def _render_chat(
             f"{where}: this model's chat template does not take the chat: {error} Change its turns, with what "
             "data.system_prompt adds, to what the template wants, or give another one in model.chat_template."
         ) from error
+    if messages[-1]["content"].strip() not in text and not _hears_messages(tokenizer):
+        raise DataError(
+            f"{where}: this model's chat template {_DEAF} Give a sound one in model.chat_template."
+        )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def read_chat_template(given: str) -> str:
+    """The text of `model.chat_template`. What holds neither `{{` nor `{%` is no template, so it is a file's path.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    if "{{" in given or "{%" in given:
+        return given
+    path = Path(given).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        beside = path.parent.glob("*.jinja*") if path.parent.is_dir() else ()
+        raise ConfigError(
+            f"model.chat_template: {given!r} has neither {{{{ nor {{%, so it is taken for a file, which cannot be read: "
+            f"{getattr(error, 'strerror', None) or error}.{did_you_mean(given, map(str, beside))} Give a file's path, "
+            "from where the command runs, or the template itself."
+        ) from error
+
+
+def check_chat_template(tokenizer: Tokenizer) -> None:
+    """Raises ConfigError for a template that is broken, or that renders chats alike whatever is said in them."""
+    try:
+        hears = _hears_messages(tokenizer)
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"model.chat_template is broken in line {error.lineno}: {error.message} Mend it, or leave it out for the "
+            "tokenizer's own."
+        ) from error
+    if not hears:
+        raise ConfigError(f"model.chat_template {_DEAF} Leave it out for the tokenizer's own.")
+
+
+_DEAF = (
+    "ignores its messages: two chats that say different things are rendered alike, so every prompt would be the same. "
+    "A chat template puts in what is said, as in {% for message in messages %}{{ message['content'] }}{% endfor %}."
+)
+
+
+def _hears_messages(tokenizer: Tokenizer) -> bool:
+    """True if what is said shows in what is rendered, or the template refuses to be asked."""
+    for before in ((), (Message(role="system", content="Answer."),)):
+        chats = [(*before, Message(role="user", content=text)) for text in ("How many?", "Why is it so?")]
+        try:
+            one, other = (_apply_template(tokenizer, chat, answer_follows=True) for chat in chats)
+        except TemplateSyntaxError:
+            raise
+        except (TemplateError, TypeError):  # some templates take no chat like this one
+            continue
+        return one != other
+    return True
 
 
 def _apply_template(tokenizer: Tokenizer, messages: Sequence[Message], *, answer_follows: bool) -> str:

@@ -1,11 +1,8 @@
-"""Find, load and dress up a model: short names, folders, hub ids; precision; adapters."""
+"""Find, load and dress up a model: short names, folders, hub ids; precision."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from ventaja.errors import ConfigError, ModelError, did_you_mean
+from ventaja.models.adapters import add_adapters, attach, kept_base
 from ventaja.models.catalog import CATALOG, packaged_model
+from ventaja.models.chat import check_chat_template, read_chat_template
 from ventaja.models.policy import Policy
 from ventaja.models.quiet import without_progress_bars
 from ventaja.settings import LoraSettings, Precision
@@ -48,9 +47,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 
 def resolve_model(name: str) -> str:
-    """A catalogue name becomes its folder; a local folder must hold a model; anything else is a hub id."""
+    """A catalogue name becomes its folder; a local folder must hold a model; anything else is a hub id.
+
+    Folders are absolute: what is kept of them, as an adapter's base or a run's start, holds from everywhere.
+    """
     if name in CATALOG:
-        return str(packaged_model(name))
+        return str(packaged_model(name).resolve())
     path = Path(name).expanduser()
     if (path / "checkpoints").is_dir():
         path = _last_checkpoint(path)
@@ -60,7 +62,7 @@ def resolve_model(name: str) -> str:
                 f"model folder {name!r} has no config.json, so it is not a Hugging Face checkpoint."
                 + _nested_hint(path)
             )
-        return str(path)
+        return str(path.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
         hint = did_you_mean(name, _known_names(path))
         if "/" not in name:
@@ -108,21 +110,13 @@ def load_policy(
     source = resolve_model(name)
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
-    try:
-        with without_progress_bars():
-            module, tokenizer = _load(source, dtype, trust_remote_code=trust_remote_code)
-    except SafetensorError as error:
-        raise ModelError(
-            f"model {name!r} could not be loaded: a weights file is damaged or cut short: {_first_line(error)}. "
-            "Copy or download it again."
-        ) from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        hint = _NO_PICKLE if "safetensors" in str(error) else ""
-        raise ModelError(f"model {name!r} could not be loaded: {_first_line(error)}{hint}") from error
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
+    template = None if chat_template is None else read_chat_template(chat_template)
+    module, tokenizer = load_module(name, source, dtype, trust_remote_code=trust_remote_code)
+    if template is not None:
+        tokenizer.chat_template = template
+        check_chat_template(tokenizer)
     if lora is not None:
-        module = _add_adapters(module, lora, name=name)
+        module = add_adapters(module, lora, name=name)
     return Policy(module.to(place), tokenizer, name=name)
 
 
@@ -132,21 +126,31 @@ _NO_PICKLE = (
 )
 
 
-def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _what_went_wrong(error: Exception) -> str:
+    if isinstance(error, SafetensorError):
+        return f"a weights file is damaged or cut short: {_first_line(error)}. Copy or download it again."
+    return _first_line(error) + (_NO_PICKLE if "safetensors" in str(error) else "")
 
-    base = source
-    adapter = Path(source) / "adapter_config.json"
-    if adapter.exists():
-        base = resolve_model(json.loads(adapter.read_text())["base_model_name_or_path"])
-        if not (Path(source) / "adapter_model.safetensors").exists():  # peft would go on to the pickle
-            raise ModelError(f"adapter {source!r} has no adapter_model.safetensors.{_NO_PICKLE}")
-    module: Any = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
-    if adapter.exists():
-        with _peft() as peft:
-            module = peft.PeftModel.from_pretrained(module, source, is_trainable=True)
+
+def load_module(name: str, source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The module and tokenizer of a resolved name; an adapter's on top of its base, all in one dtype.
+
+    Raises ModelError, which speaks of the model as `name`.
+    """
+    try:
+        with without_progress_bars():
+            return _load(source, dtype, trust_remote_code=trust_remote_code)
+    except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"model {name!r} could not be loaded: {_what_went_wrong(error)}") from error
+
+
+def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
+
+    if (Path(source) / "adapter_config.json").exists():
+        base, module = _load_adapter(source, dtype, trust_remote_code=trust_remote_code)
+    else:
+        base, module = source, _load_weights(source, dtype, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(
         source if (Path(source) / "tokenizer_config.json").exists() else base,
         trust_remote_code=trust_remote_code,
@@ -154,68 +158,31 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
     return module, tokenizer
 
 
-def _add_adapters(module: Any, lora: LoraSettings, *, name: str) -> Any:
-    if hasattr(module, "peft_config"):  # already an adapter checkpoint: go on training it
-        if differing := _differing(module, lora):
-            raise ConfigError(
-                f"model.lora would have no effect: {name!r} is an adapter already, and training goes on with it, "
-                f"but {differing}. Leave model.lora out, or start from the adapter's base model."
-            )
-        return module
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    with _peft() as peft:
-        return peft.get_peft_model(
-            module,
-            peft.LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                target_modules=targets,
-                task_type="CAUSAL_LM",
-            ),
-        )
+def _load_weights(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
 
-
-def _differing(module: Any, lora: LoraSettings) -> str:
-    """Which of the settings the adapter has otherwise, or an empty text."""
-    config = module.peft_config[module.active_adapter]
-    layers, wanted = config.target_modules, lora.target_modules
-    if wanted == "all-linear":  # peft keeps the layers' names in place of this word
-        has_targets = layers == wanted or not _linear_without_adapter(module)
-    else:
-        has_targets = wanted == layers if isinstance(layers, str) else {*_names(wanted)} == set(layers)
-    pairs = {"rank": (lora.rank, config.r), "alpha": (lora.alpha, config.lora_alpha)}
-    texts = [f"its {name} is {own:g}, not {set_:g}" for name, (set_, own) in pairs.items() if set_ != own]
-    return " and ".join(texts + ([] if has_targets else ["its target_modules are others"]))
-
-
-def _names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (targets,) if isinstance(targets, str) else targets
-
-
-def _linear_without_adapter(module: Any) -> bool:
-    """True if some linear layer but the output head has no adapter."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = module.get_base_model().get_output_embeddings()
-    return any(
-        isinstance(layer, torch.nn.Linear | Conv1D)
-        and layer is not head
-        and ".lora_" not in name
-        and ".base_layer" not in name
-        for name, layer in module.named_modules()
+    return AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
     )
 
 
-@contextmanager
-def _peft() -> Iterator[Any]:
-    """The package peft, without the warnings that are between it and newer transformers."""
+def _load_adapter(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[str, Any]:
+    """The adapter's base, and both together. Raises ModelError that tells which of the two is amiss."""
+    config_path = Path(source) / "adapter_config.json"
+    if not (Path(source) / "adapter_model.safetensors").exists():  # peft would go on to the pickle
+        raise ModelError(f"adapter {source!r} has no adapter_model.safetensors.{_NO_PICKLE}")
+    written = json.loads(config_path.read_text()).get("base_model_name_or_path") or ""
     try:
-        import peft
-    except ImportError as error:
-        raise ModelError("LoRA needs the package peft. Run: pip install 'ventaja[lora]'") from error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield peft
+        base = resolve_model(str(kept_base(Path(source)) or written))
+        module = _load_weights(base, dtype, trust_remote_code=trust_remote_code)
+    except (ModelError, SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, ModelError) else _what_went_wrong(error)
+        raise ModelError(
+            f"adapter {source!r} cannot be used without the adapter's base, {written!r}, which could not be loaded: "
+            f"{reason} An adapter is only a change to its base. Bring the base back, or write where it is now, a folder "
+            f"or a hub id, as base_model_name_or_path in {config_path}."
+        ) from error
+    return base, attach(module, Path(source), base=base)
 
 
 def _first_line(error: Exception) -> str:

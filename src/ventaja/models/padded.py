@@ -10,36 +10,41 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from ventaja.models.attention import plain_attention
+from ventaja.models.attention import angles_change_after, plain_attention
 from ventaja.models.layout import PackedRow
 
 
 def padded_hidden(model: PreTrainedModel, row: PackedRow) -> Tensor:
-    """Last hidden states [N, D] of a packed row's tokens; a shared prompt's are those of its first sequence."""
-    index_SL = pad_sequence(_sequences(row), batch_first=True, padding_value=-1)
-    is_token_SL = index_SL >= 0
-    with plain_attention(model):
-        output = model.get_decoder()(
-            input_ids=row.token_ids_N[index_SL.clamp(min=0)],
-            attention_mask=is_token_SL.long(),
-            use_cache=False,
-        )
-    place = torch.arange(index_SL.numel(), device=index_SL.device)[is_token_SL.flatten()]
-    first_place_N = place.new_full((row.tokens,), index_SL.numel()).scatter_reduce(
-        0, index_SL[is_token_SL], place, "amin"
-    )
-    return output.last_hidden_state.flatten(0, 1)[first_place_N]
-
-
-def _sequences(row: PackedRow) -> list[Tensor]:
-    """Row indices of each sequence's tokens: a prompt with one of its answers, or alone if it has none."""
-    sequences = []
-    for p, length in enumerate(row.prompt_length_P.tolist()):
-        prompt = row.prompt_index_PL[p, :length]
-        answers = [
-            torch.cat([prompt, row.answer_index_PGT[p, g, :inputs]])
-            for g, inputs in enumerate(row.answer_length_PG[p].tolist())
-            if inputs >= 0
+    """Last hidden states [M, D] that predict a packed row's targets, in their order."""
+    limit = angles_change_after(model)
+    sequences = _sequences(row)
+    hidden: list[Tensor] = [row.token_ids_N.new_empty(0)] * len(sequences)
+    for is_long in (False, True):
+        chosen = [
+            s
+            for s, (index, _) in enumerate(sequences)
+            if (limit is not None and len(index) > limit) == is_long
         ]
-        sequences += answers or [prompt]
-    return sequences
+        if not chosen:
+            continue
+        index_SL = pad_sequence([sequences[s][0] for s in chosen], batch_first=True, padding_value=-1)
+        with plain_attention(model):
+            output = model.get_decoder()(
+                input_ids=row.token_ids_N[index_SL.clamp(min=0)],
+                attention_mask=(index_SL >= 0).long(),
+                use_cache=False,
+            )
+        for s, hidden_LD in zip(chosen, output.last_hidden_state, strict=True):
+            index, prompt = sequences[s]
+            hidden[s] = hidden_LD[prompt - 1 : len(index)]
+    return torch.cat(hidden)
+
+
+def _sequences(row: PackedRow) -> list[tuple[Tensor, int]]:
+    """Row indices of each answer's sequence, its prompt in front, and how many of them are the prompt's."""
+    return [
+        (torch.cat([row.prompt_index_PL[p, :length], row.answer_index_PGT[p, g, :inputs]]), length)
+        for p, length in enumerate(row.prompt_length_P.tolist())
+        for g, inputs in enumerate(row.answer_length_PG[p].tolist())
+        if inputs >= 0
+    ]

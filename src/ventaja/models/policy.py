@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ventaja.models import fast_layers
-from ventaja.models.attention import plain_attention, plan_attention
+from ventaja.models.attention import angles_change_after, plain_attention, plan_attention
 from ventaja.models.chat import Tokenizer
 from ventaja.models.group_attention import GroupAttention
 from ventaja.models.head import LogitHead
@@ -54,6 +54,8 @@ class Policy:
             self.head = LogitHead.of(self.causal_lm)
         self.not_packable = plan_attention(self.causal_lm)
         """Why this model cannot share a prompt's computation; None if it can."""
+        self.angles_change_after = angles_change_after(self.causal_lm)
+        """The length beyond which a sequence is another one to this model from its first token on; None if never."""
         if self.not_packable is None:
             fast_layers.install(self.causal_lm)
 
@@ -66,15 +68,37 @@ class Policy:
         """The most tokens of prompt and answer together, if the model states a limit."""
         return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
+    def room(self, prompt: int) -> int | None:
+        """The most tokens of an answer to a prompt of so many; below 1 if there is none, None without a limit.
+
+        An answer ends where its first tokens would become another sequence's: what was drawn must be what is scored.
+        """
+        limits = [self.context_length]
+        if self.angles_change_after is not None and prompt <= self.angles_change_after:
+            limits.append(self.angles_change_after)
+        return min((limit - prompt for limit in limits if limit is not None), default=None)
+
+    def is_packed(self, length: int) -> bool:
+        """True if sequences of up to so many tokens are packed, False if they take the plain way."""
+        return self.not_packable is None and (
+            self.angles_change_after is None or length <= self.angles_change_after
+        )
+
     @property
     def fallback_note(self) -> str | None:
         """What to tell the user if this model takes the plain way: same results, more work."""
-        if self.not_packable is None:
-            return None
-        return (
-            f"{self.name} is trained and sampled the plain way, with padding and each prompt computed once "
-            f"per answer: {self.not_packable}."
-        )
+        if self.not_packable is not None:
+            return (
+                f"{self.name} is trained and sampled the plain way, with padding and each prompt computed once "
+                f"per answer: {self.not_packable}."
+            )
+        if (limit := self.angles_change_after) is not None:
+            return (
+                f"{self.name} sees a sequence of more than {limit} tokens with other rotary angles from its first token "
+                f"on (LongRoPE). Answers to prompts of up to {limit} tokens end there; longer prompts and examples take "
+                "the plain way, with padding."
+            )
+        return None
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The trainable parameters with their names, each once."""
@@ -90,24 +114,22 @@ class Policy:
 
     def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """Log-probs (and entropies) of a row's targets; gradients flow unless under `torch.no_grad`."""
-        if self.not_packable is not None:
+        if not self.is_packed(int(row.position_N.max()) + 1):
             return self.score_padded(row, temperature=temperature, entropy=entropy)
         row = row.to(self.device)
         hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row))
-        return self._scores(hidden_ND, row, temperature, entropy)
+        return self._scores(hidden_ND[row.source_M], row, temperature, entropy)
 
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """The same as `score` for any model, through transformers' own forward pass: see `padded`."""
         row = row.to(self.device)
         with self._recomputing(partial(plain_attention, self.causal_lm)):
-            hidden_ND = padded_hidden(self.causal_lm, row)
-        return self._scores(hidden_ND, row, temperature, entropy)
+            hidden_MD = padded_hidden(self.causal_lm, row)
+        return self._scores(hidden_MD, row, temperature, entropy)
 
-    def _scores(self, hidden_ND: Tensor, row: PackedRow, temperature: float, entropy: bool) -> TokenScores:
+    def _scores(self, hidden_MD: Tensor, row: PackedRow, temperature: float, entropy: bool) -> TokenScores:
         return TokenScores(
-            *self.head.logprobs(
-                hidden_ND[row.source_M], row.target_M, temperature=temperature, entropy=entropy
-            )
+            *self.head.logprobs(hidden_MD, row.target_M, temperature=temperature, entropy=entropy)
         )
 
     @property

@@ -66,7 +66,8 @@ class LocalEngine:
         finished: Callable[[int, int, Completion], None],
     ) -> list[tuple[Completion, ...]]:
         waiting = deque(self._queue(requests, sampling))
-        kind = SharedBatch if self.policy.not_packable is None else PlainBatch
+        longest = max(len(request.prompt_ids) for request in requests)
+        kind = SharedBatch if self.policy.is_packed(longest) else PlainBatch
         batch = kind(self.policy, requests, self.max_batch)
         stop_strings = StopStrings(self.policy.tokenizer, sampling.stop)
         done: dict[tuple[int, int], Completion] = {}
@@ -101,13 +102,14 @@ class LocalEngine:
         queue = []
         for r, request in enumerate(requests):
             limit = sampling.max_tokens
-            if context := self.policy.context_length:
-                limit = min(limit, context - len(request.prompt_ids))
-            if limit < 1:
-                raise DataError(
-                    f"a prompt of {len(request.prompt_ids)} tokens leaves no room for an answer in "
-                    f"{self.policy.name}'s context of {context}. Shorten or drop it (data.max_prompt_tokens)."
-                )
+            prompt = len(request.prompt_ids)
+            if (room := self.policy.room(prompt)) is not None:
+                limit = min(limit, room)
+                if limit < 1:
+                    raise DataError(
+                        f"a prompt of {prompt} tokens leaves no room for an answer in {self.policy.name}'s context of "
+                        f"{prompt + room}. Shorten or drop it (data.max_prompt_tokens)."
+                    )
             for k in range(request.count):
                 uniforms = np.random.default_rng([*request.seed, k]).random(limit)
                 queue.append(Answer(request=r, index=k, uniforms=uniforms))

@@ -1,4 +1,4 @@
-"""Sampling from models whose attention cannot be planned: through transformers' own forward pass and cache."""
+"""Sampling what cannot be packed: through transformers' own forward pass and cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ventaja.models import Policy
+from ventaja.models.attention import plain_attention
 from ventaja.rollouts.answer import Answer
 from ventaja.rollouts.engine import Request
 
@@ -70,10 +71,11 @@ class PlainBatch:
         return [*self.requests[answer.request].prompt_ids, *answer.tokens]
 
     def _feed(self, ids_BT: list[list[int]]) -> None:
-        output = self.policy.causal_lm.get_decoder()(
-            input_ids=torch.tensor(ids_BT, device=self.policy.device),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        with plain_attention(self.policy.causal_lm):
+            output = self.policy.causal_lm.get_decoder()(
+                input_ids=torch.tensor(ids_BT, device=self.policy.device),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         self._cache = output.get("past_key_values")
         self._hidden_BD = output.last_hidden_state[:, -1]

@@ -34,11 +34,17 @@ class ModelConfig(Settings):
     precision: Precision = "auto"
     """Compute precision; training keeps float32 master weights. auto: bfloat16 where the hardware has it."""
     lora: LoraSettings | None = None
-    """Train low-rank adapters instead of all weights."""
+    """Train low-rank adapters instead of all weights; true for those of the defaults."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Leave it off unless you have read that code."""
     chat_template: str | None = None
-    """A Jinja chat template instead of the tokenizer's own."""
+    """A Jinja chat template instead of the tokenizer's own: a file's path, or the template itself, which holds {{ or
+    {%."""
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _true_is_the_defaults(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
 
 class SourceConfig(Settings):

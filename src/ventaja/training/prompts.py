@@ -33,14 +33,13 @@ def render_all(
     """
     kept: list[Prompt] = []
     ids: list[tuple[int, ...]] = []
-    context = policy.context_length
     for prompt in prompts:
         tokens = render_prompt(policy.tokenizer, prompt)
         if max_prompt_tokens is not None and len(tokens) > max_prompt_tokens:
             continue
-        if context is not None and len(tokens) >= context:
+        if (room := policy.room(len(tokens))) is not None and room < 1:
             raise DataError(
-                f"{prompt.id}: the prompt has {len(tokens)} tokens, but {policy.name} takes {context} with the "
+                f"{prompt.id}: the prompt has {len(tokens)} tokens, but {policy.name} takes {len(tokens) + room} with the "
                 f"answer. Shorten it, or leave out long prompts with data.max_prompt_tokens."
             )
         kept.append(prompt)

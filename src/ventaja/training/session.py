@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
+from ventaja.models.adapters import keep_base
 from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
@@ -101,6 +102,7 @@ class Session:
         )
         if not self.is_resumed:
             RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
+        keep_base(self.policy, self.folder.path)
         self.progress = Progress(total, columns, unit=unit, start=done, console=console)
         if note := self.policy.fallback_note:
             self.progress.note(note)
