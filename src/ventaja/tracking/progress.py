@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -214,6 +215,20 @@ class Progress:
         if last_done <= first_done:
             return ""
         return _duration((self._total - self._done) * (last_time - first_time) / (last_done - first_done))
+
+
+@contextmanager
+def loading(name: str, console: Console | None = None) -> Iterator[None]:
+    """A sign of life before there is any progress: `Loading NAME …`, turning on a terminal while the block runs, and one
+    line anywhere else."""
+    console = console or Console()
+    text = Text(f"Loading {_printable(name)} …", style="dim")
+    if console.is_interactive:
+        with console.status(text):
+            yield
+    else:
+        console.print(text, soft_wrap=True)
+        yield
 
 
 def sparkline(values: Sequence[int | float], *, width: int = _SPARKLINE_WIDTH) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,12 +10,12 @@ from rich.console import Console
 from torch import Tensor
 
 from ventaja.environments import Environment, Reward, SingleTurn
-from ventaja.errors import ConfigError, VentajaError
+from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
 from ventaja.records import Group, Prompt, StopReason
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
-from ventaja.tracking import RL_COLUMNS, Run
+from ventaja.tracking import RL_COLUMNS, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
@@ -46,20 +45,30 @@ def train_rl(
     command: str = "",
     prompts: Sequence[Prompt] | None = None,
     rewards: Sequence[Reward] | None = None,
+    on_round: Callable[[Run, int], None] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train as the config says and return the run.
 
-    `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
-    to do next; an error, Ctrl-C or SIGTERM in the middle first writes a checkpoint to go on from.
+    `prompts` and `rewards` stand in for what the config would load. `on_round(run, round)` is called after each
+    round's record is written, with the run to read and the round's number (from 1). A round that a resumed run plays
+    again is told of again. What it raises ends the run, as any error does.
+
+    Raises VentajaError with what to do next. An error of any kind, Ctrl-C (also twice) or SIGTERM in the middle first
+    writes a checkpoint to go on from, once something was trained.
     """
-    loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
-    with loop.session.running(), loop.nothing_lost(), out_of_memory_explained(LESS_MEMORY):
-        for number in loop.rounds():
-            round_ = loop.state.round or loop.begin(number)
-            for index in loop.updates(round_):
-                loop.update(round_, index)
-            loop.finish(round_)
+    with RunFolder(config.run.folder).locked(command=command):
+        with loading(config.model.name, console):
+            loop = RlLoop(
+                config, command=command, prompts=prompts, rewards=rewards, on_round=on_round, console=console
+            )
+        session = loop.session
+        with session.running(), session.nothing_lost(loop.checkpoint), out_of_memory_explained(LESS_MEMORY):
+            for number in loop.rounds():
+                round_ = loop.state.round or loop.begin(number)
+                for index in loop.updates(round_):
+                    loop.update(round_, index)
+                loop.finish(round_)
     return Run(config.run.folder)
 
 
@@ -74,8 +83,10 @@ class RlLoop:
         prompts: Sequence[Prompt] | None,
         rewards: Sequence[Reward] | None,
         console: Console | None,
+        on_round: Callable[[Run, int], None] | None = None,
     ) -> None:
         self.config = config
+        self.on_round = on_round
         self.algorithm = config.algorithm.resolve()
         rewards = rewards or load_rewards(config.reward, config.data.source)
         prompts = prompts if prompts is not None else training_prompts(config.data)
@@ -107,11 +118,13 @@ class RlLoop:
         self.session.start(
             done=self.state.rounds_done,
             total=config.run.rounds,
+            setting="run.rounds",
             columns=RL_COLUMNS,
             unit="round",
             console=console,
         )
         self.progress = self.session.progress
+        self.run = Run(self.session.folder.path)
         self.collector = Collector(
             config=config,
             algorithm=self.algorithm,
@@ -146,7 +159,7 @@ class RlLoop:
                 batch = self._credit(number, groups, sampled)
         except Interrupted:
             self.state.prompts_taken = taken
-            self._checkpoint()
+            self.checkpoint()
             self.session.stop()
         except BaseException:
             self.state.prompts_taken = taken
@@ -179,11 +192,11 @@ class RlLoop:
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
             )
+        round_.reports.append(report)  # at once: whatever fails from here on, the step is made
         self.engine.load(self.policy, version=self.optimiser.updates)
-        round_.reports.append(report)
         self._explain_zero_loss(report)
         if len(round_.reports) < algorithm.updates_per_round:
-            self.session.pause(self._checkpoint)
+            self.session.pause(self.checkpoint)
 
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
@@ -205,25 +218,9 @@ class RlLoop:
             self.state.running = self.state.running.update(metrics["reward"])
         self.state.rounds_done = round_.number
         self.state.round = None
-        self.session.pause(self._checkpoint, last=round_.number == self.config.run.rounds)
-
-    @contextmanager
-    def nothing_lost(self) -> Iterator[None]:
-        """If an error ends the run, write a checkpoint of the last state that was whole, then let it pass on."""
-        try:
-            yield
-        except VentajaError as error:
-            if self.optimiser.updates == 0:
-                raise
-            try:
-                self._checkpoint()
-                self.progress.note(
-                    "The work so far is in a checkpoint. Mend what is wrong, then go on with "
-                    f"--run.folder {self.session.folder.path} --run.resume true"
-                )
-            except VentajaError as second:
-                self.progress.note(f"No checkpoint could be written: {second}")
-            raise error
+        if self.on_round is not None:
+            self.on_round(self.run, round_.number)
+        self.session.pause(self.checkpoint, last=round_.number == self.config.run.rounds)
 
     # Their parts ----------------------------------------------------------------------------------------
 
@@ -315,7 +312,7 @@ class RlLoop:
                 samples=1, seed=self.config.eval.seed, should_stop=self._should_stop,
             )  # fmt: skip
         except Interrupted:
-            self._checkpoint()  # its updates are made: a resumed run begins by measuring
+            self.checkpoint()  # its updates are made: a resumed run begins by measuring
             self.session.stop()
         return {
             "eval/accuracy_sampled": result.accuracy_sampled,
@@ -323,7 +320,7 @@ class RlLoop:
             "eval/reward": result.mean_reward,
         }
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
         self.session.save(**self.state.files())
 
     # Small things ---------------------------------------------------------------------------------------
