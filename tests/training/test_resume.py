@@ -107,6 +107,13 @@ def at_call(monkeypatch, owner, name, number, happen):
     monkeypatch.setattr(owner, name, called)
 
 
+def seen_by(monkeypatch):
+    """What the runs from now on print."""
+    screen = StringIO()
+    monkeypatch.setattr(tiny_task, "quiet", lambda: Console(file=screen, width=500))
+    return screen
+
+
 @pytest.mark.parametrize("variant", ["reinforce", "lora"])
 def test_stopped_between_rounds(variant, whole, model, tmp_path):
     run(tmp_path / "run", model, variant, rounds=3)
@@ -281,9 +288,8 @@ def test_a_run_that_ended_in_its_first_round_is_no_hindrance(whole, model, tmp_p
             with pytest.raises(ZeroDivisionError):
                 run(folder, model, "dapo")
         assert folder.is_dir()
-        screen = StringIO()
         with monkeypatch.context() as patched:
-            patched.setattr(tiny_task, "quiet", lambda: Console(file=screen, width=500))
+            screen = seen_by(patched)
             run(folder, model, "reinforce", resume=resume)  # with other settings: nothing is gone on with
         assert "ended before its first round did; it is begun anew" in screen.getvalue()
         assert_same_run(folder, whole("reinforce"))
@@ -365,8 +371,7 @@ def test_every_file_of_a_checkpoint_is_on_the_disk_before_its_name_is(model, tmp
 )
 def test_a_resumed_run_says_what_it_does(rounds, said, model, tmp_path, monkeypatch):
     run(tmp_path / "run", model, "reinforce", rounds=3)
-    screen = StringIO()
-    monkeypatch.setattr(tiny_task, "quiet", lambda: Console(file=screen, width=500))
+    screen = seen_by(monkeypatch)
     run(tmp_path / "run", model, "reinforce", rounds=rounds, resume=True)
     assert said in screen.getvalue()
     assert len(metrics(tmp_path / "run")) == max(rounds, 3)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ventaja.environments import Environment, Reward, SingleTurn
+from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
@@ -21,10 +21,10 @@ from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import assign_advantages, reward_table
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
-from ventaja.training.evaluation import load_rewards, measure
+from ventaja.training.evaluation import full_marks, load_rewards, measure
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
-from ventaja.training.prompts import render_all
+from ventaja.training.prompts import left_out_note, render_all, room_note
 from ventaja.training.round import Round, State, timed
 from ventaja.training.row_budget import Cut, out_of_memory_explained
 from ventaja.training.session import Session, load
@@ -32,6 +32,11 @@ from ventaja.training.step import UpdateReport, update
 
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
+
+TOO_EASY_OR_HARD = (
+    "The task is too easy or too hard for now: take other prompts, give the model a supervised start, or raise "
+    "algorithm.group_size."
+)
 
 LESS_MEMORY = (
     "Sample fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
@@ -99,6 +104,7 @@ class RlLoop:
             rewards=rewards,
             timeout=config.reward.timeout,
         )
+        self.full_marks = full_marks(rewards)
         self.session = Session(config, command=command)
         self.policy = self.session.policy
         self.reference = self._load_reference() if self.algorithm.needs_reference else None
@@ -136,8 +142,11 @@ class RlLoop:
             progress=self.progress,
         )
         self.said_that_judging_is_slow = False
-        if left_out:
-            self.progress.note(f"{left_out} prompts are longer than data.max_prompt_tokens and are left out.")
+        self.rounds_without_comparison = 0
+        asked = [*self.prompt_ids, *(self.held_out[1] if self.held_out else ())]
+        for note in (left_out_note(left_out), room_note(self.policy, asked, config.sampling)):
+            if note:
+                self.progress.note(note)
 
     # The story of a round -------------------------------------------------------------------------------
 
@@ -151,9 +160,11 @@ class RlLoop:
         seconds: dict[str, float] = {}
         taken = self.state.prompts_taken
         try:
-            groups, replaced = self.collector.collect(self.state, seconds)
+            with noted_metrics() as noted:
+                groups, replaced = self.collector.collect(self.state, seconds)
             self.engine.release()
-            sampled = rollout_metrics([*groups, *replaced])
+            sampled = rollout_metrics([*groups, *replaced]) | noted.means()
+            self._explain_nothing_to_compare(number, len(groups) + len(replaced), sampled)
             self.progress.phase("training")
             with timed(seconds, "training"):
                 batch = self._credit(number, groups, sampled)
@@ -309,16 +320,17 @@ class RlLoop:
         try:
             result, _ = measure(
                 self.engine, self.environment, *self.held_out, self.config.sampling, self.config.reward,
-                samples=1, seed=self.config.eval.seed, should_stop=self._should_stop,
+                samples=1, seed=self.config.eval.seed, full_marks=self.full_marks, should_stop=self._should_stop,
             )  # fmt: skip
         except Interrupted:
             self.checkpoint()  # its updates are made: a resumed run begins by measuring
             self.session.stop()
-        return {
+        metrics = {
             "eval/accuracy_sampled": result.accuracy_sampled,
             "eval/accuracy_greedy": result.accuracy_greedy,
             "eval/reward": result.mean_reward,
-        }
+        } | {f"eval/{name}": value for name, value in result.reward_metrics.items()}
+        return {name: value for name, value in metrics.items() if value is not None}
 
     def checkpoint(self) -> None:
         self.session.save(**self.state.files())
@@ -343,6 +355,36 @@ class RlLoop:
                 "is minus the mean advantage, and advantages are centred on 0. Its gradient is not 0 (norm "
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
+
+    def _explain_nothing_to_compare(self, number: int, groups: int, sampled: dict[str, float]) -> None:
+        """Say that a round's rewards compare nothing: the first time, the tenth, the hundredth, and so on."""
+        within_groups = self.algorithm.baseline in ("group_mean", "leave_one_out")
+        if "reward" not in sampled:
+            why = (
+                "no answer has one, because all were None or broken. Check that the prompts have the columns that the "
+                "reward function reads."
+            )
+        elif self._penalty_differs(sampled):
+            return
+        elif sampled["reward_std"] == 0:
+            why = f"all {sampled['samples']:.0f} answers have the reward {sampled['reward']:.4g}. {TOO_EASY_OR_HARD}"
+        elif within_groups and sampled.get("frac_reward_zero_std") == 1:
+            why = f"in each of the {groups} groups all answers have the same. {TOO_EASY_OR_HARD}"
+        else:
+            return
+        self.rounds_without_comparison += 1
+        count = self.rounds_without_comparison
+        if count == 10 ** (len(str(count)) - 1):
+            so_far = f", for the {count}th time" if count > 1 else ""
+            self.progress.note(
+                f"The rewards of round {number} do not say which answers are better{so_far}: {why}"
+            )
+
+    def _penalty_differs(self, sampled: dict[str, float]) -> bool:
+        """True if answers that were cut off lose something, and only some were."""
+        return (
+            bool(self.config.reward.truncation_penalty) and 0 < sampled["completions/truncated_fraction"] < 1
+        )
 
     def _explain_slow_judging(self, seconds: dict[str, float]) -> None:
         judging, whole = seconds["judging"], sum(seconds.values())
