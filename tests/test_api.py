@@ -62,6 +62,14 @@ def test_one_reward_needs_no_list(seen: SimpleNamespace, one: object) -> None:
     assert len(seen.rewards) == len(seen.config.reward.functions) == 1
 
 
+def test_names_and_on_round_are_passed_on(seen: SimpleNamespace) -> None:
+    def on_round(run: object, round: int) -> None: ...
+
+    rl(reward=[{"function": brief, "name": "a"}, {"function": brief, "name": "b"}], on_round=on_round)
+    assert [r.name for r in seen.rewards] == ["a", "b"]
+    assert seen.on_round is on_round
+
+
 def test_without_functions_the_task_judges(seen: SimpleNamespace) -> None:
     rl(reward={"timeout": 5.0})
     assert seen.rewards is None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ventaja import functional
     from ventaja.api import rl, sft
+    from ventaja.environments import log_metric
     from ventaja.errors import VentajaError
     from ventaja.tracking import Run
     from ventaja.training import (
@@ -54,6 +55,7 @@ __all__ = [
     "VentajaError",
     "evaluate",
     "functional",
+    "log_metric",
     "parse",
     "rl",
     "sft",
@@ -64,6 +66,7 @@ __all__ = [
 _HOME = {
     "rl": "ventaja.api",
     "sft": "ventaja.api",
+    "log_metric": "ventaja.environments",
     "VentajaError": "ventaja.errors",
     "Run": "ventaja.tracking",
     **dict.fromkeys(

@@ -17,7 +17,8 @@ PromptLike = str | Sequence[Message] | Mapping[str, Any]
 """Text, chat messages, or a row: a mapping with `prompt` (either of them) or `messages`, and further columns."""
 
 RewardLike = str | Callable[..., Any] | Reward | Mapping[str, Any]
-"""A function, its name, a `Reward`, or a mapping of `function` (either of the first two), `weight` and `options`."""
+"""A function, its name, a `Reward`, or a mapping of `function` (either of the first two), `name`, `weight` and
+`options`."""
 
 RewardGroup = RewardLike | Sequence[RewardLike]
 
@@ -33,6 +34,7 @@ def rl(
     algorithm: str | Algorithm | Mapping[str, Any] = "grpo",
     rounds: int | None = None,
     seed: int = 0,
+    on_round: Callable[[Run, int], None] | None = None,
     **groups: Mapping[str, Any],
 ) -> Run:
     """Train a model by reinforcement learning and return the run.
@@ -47,6 +49,9 @@ def rl(
         algorithm: a name, an `Algorithm` such as `ventaja.GRPO`, or the settings of `algorithm`.
         rounds: rounds of sampling and learning; 100 by default.
         seed: everything random follows from it.
+        on_round: called as `on_round(run, round)` after each round's record is written, with the run to read and the
+            round's number, from 1: `run.metrics[-1]` is its metrics, `run.rollouts(round)` what was said. What it raises
+            ends the run, which can be resumed; a round that is then played again is told of again.
         groups: further groups of a run file: `sampling={"max_tokens": 64}`,
             `optimiser={"learning_rate": 2e-5}`, `run={"completions_per_round": 64}`, …
 
@@ -69,10 +74,12 @@ def rl(
         values["reward"], functions = _reward_group(reward)
     config = parse(RlConfig, values)
     rewards = [
-        item if isinstance(item, Reward) else load_reward(item, weight=named.weight, options=named.options)
+        item
+        if isinstance(item, Reward)
+        else load_reward(item, name=named.name, weight=named.weight, options=named.options)
         for item, named in zip(functions, config.reward.functions, strict=True)
     ]
-    return train_rl(config, command="ventaja.rl", prompts=rows, rewards=rewards or None)
+    return train_rl(config, command="ventaja.rl", prompts=rows, rewards=rewards or None, on_round=on_round)
 
 
 def sft(

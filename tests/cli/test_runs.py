@@ -191,6 +191,25 @@ def test_eval_prints_one_table(seen, capsys):
     ]  # fmt: skip
 
 
+def test_eval_without_an_accuracy(seen, capsys, monkeypatch):
+    graded = Evaluation(
+        problems=3, accuracy_sampled=None, accuracy_greedy=None, pass_at={}, mean_reward=0.6,
+        truncated_fraction=0.25, seconds=1.25, reward_metrics={"reward_metrics/steps": 2.5},
+    )  # fmt: skip
+    monkeypatch.setattr(training, "evaluate", lambda config: graded)
+    assert main(["eval", "--model", "m", "--data", "d.jsonl"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith(
+        "accuracy, sampled – accuracy, greedy – mean reward 0.600 steps 2.5 answers cut off"
+    )
+    assert "so there is no accuracy" in text
+
+
+def test_an_alias_in_a_flag(capsys, file):
+    [line] = rejected(capsys, "rl", file, "--data.options", "&x [*x]")
+    assert line.startswith("--data.options: this is not valid YAML: *x stands inside of what it means")
+
+
 # What goes wrong ------------------------------------------------------------------------------------------
 
 
@@ -281,6 +300,11 @@ def test_a_folder_is_no_file(capsys, tmp_path):
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", ":4: this is not valid YAML: 'b' is there twice, first in line 2; keep one."),
         ("a: !!python/name:os.system\n", ":1: this is not valid YAML: could not determine a constructor for the "
          "tag 'tag:yaml.org,2002:python/name:os.system'."),
+        ("a: &x [1, *x]\n", ":1: this is not valid YAML: *x stands inside of what it means, so it would have no end; "
+         "write out what is wanted."),
+        ("a: &x\n  b: {c: *x}\n", ":2: this is not valid YAML: *x stands inside of what it means, so it would have no "
+         "end; write out what is wanted."),
+        ("a: " + "[" * 3000 + "]" * 3000, ": this is not valid YAML: it is nested too deeply."),
         ("a: \x01\n", ": this is not valid YAML: special characters are not allowed."),
         ("- a\n", ": holds a list. A run file holds settings, such as `model: smollm2-135m`."),
         ("hello\n", ": holds only 'hello'. A run file holds settings, such as `model: smollm2-135m`."),

@@ -5,12 +5,21 @@ import functools
 import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from ventaja.environments import Reward, broken_fraction, check_broken, judge, load_reward
+from ventaja.environments import (
+    Reward,
+    broken_fraction,
+    check_broken,
+    judge,
+    load_reward,
+    log_metric,
+    noted_metrics,
+)
 from ventaja.environments import _calls as calls
 from ventaja.errors import ConfigError, RewardError
 
@@ -468,3 +477,83 @@ def test_files_that_cannot_be_loaded(tmp_path):
         load_reward(f"{wrong}:f")
     with pytest.raises(ConfigError, match=r"raises\.py:2: ZeroDivisionError: division by zero\."):
         load_reward(f"{raises}:f")
+
+
+# ---------------------------------------------------------------------- metrics that functions note
+
+
+def noted(groups, *functions, timeout=5.0):
+    with noted_metrics() as gathered:
+        judged(groups, *functions, timeout=timeout)
+    return gathered.means()
+
+
+def test_noted_metrics_are_means_over_all_calls(group):
+    def first(completions):
+        log_metric("characters", sum(map(len, completions)))  # 6, once for all
+        return [0.0] * len(completions)
+
+    def second(completions):
+        for text in completions:
+            log_metric("long", np.bool_(len(text) > 1))
+            log_metric("characters", torch.tensor(len(text)))
+        return [0.0] * len(completions)
+
+    # (6 + 1 + 2 + 3) / 4, and 2 of 3
+    assert noted([group("a", "bb", "ccc")], first, second) == {
+        "reward_metrics/characters": 3.0, "reward_metrics/long": pytest.approx(2 / 3),
+    }  # fmt: skip
+
+
+def test_metrics_come_from_any_thread_and_coroutine(group):
+    async def waits(completions):
+        await asyncio.sleep(0.01)
+
+        async def one(text):
+            await asyncio.sleep(0.01)
+            await asyncio.to_thread(log_metric, "async", len(text))
+            return 0.0
+
+        return await asyncio.gather(*map(one, completions))
+
+    def has_threads(completions):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda text: log_metric("pool", len(text)), completions))
+        return [0.0] * len(completions)
+
+    assert noted([group("a", "bbb")], waits, has_threads, lambda completions: waits(completions)) == {
+        "reward_metrics/async": 2.0, "reward_metrics/pool": 2.0,
+    }  # fmt: skip
+
+
+def test_a_call_that_broke_or_was_late_notes_nothing(group):
+    def fragile(completions):
+        for text in completions:
+            log_metric("characters", len(text))
+            if text == "broken":
+                raise ValueError("no")
+            if text == "slow":
+                time.sleep(0.4)
+        return [0.0] * len(completions)
+
+    # judged again one by one: each that does not break counts once
+    assert noted([group("a", "bbb", "broken")], fragile) == {"reward_metrics/characters": 2.0}
+    assert noted([group("a", "slow")], fragile, timeout=0.2) == {"reward_metrics/characters": 1.0}
+
+
+def test_outside_a_run_nothing_is_noted(group):
+    log_metric("x", 1.0)
+    judged([group("a")], lambda completions: [log_metric("x", 1.0) or 0.0])
+    assert noted([group("a")], length) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("x", math.nan), ("x", math.inf), ("x", "1"), ("x", None), ("", 1.0)]
+)
+def test_a_metric_that_is_no_number_is_a_mistake(group, name, value):
+    def judge(completions):
+        log_metric(name, value)
+        return [0.0]
+
+    with pytest.raises(RewardError, match="log_metric: "):
+        judged([group("a")], judge)

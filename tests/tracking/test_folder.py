@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,10 +78,28 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     assert folder.metrics() == [{"round": 1, "reward": 0.5}]
 
 
-def test_a_folder_with_something_else_in_it_is_fine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", "config.yaml"])
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("try a higher clip")
+    (tmp_path / "run" / name).write_text("try: a higher clip")
+    for attempt in (lambda: begin(tmp_path), lambda: RunFolder(tmp_path / "run").locked().__enter__()):
+        with pytest.raises(RunError, match=rf"not empty and holds no run \({name}\).*run/run$"):
+            attempt()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / ".DS_Store").write_text("")
     assert begin(tmp_path).config()["model"] == "tiny"
+
+
+def test_a_run_that_wrote_nothing_may_be_begun_anew(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    (folder.checkpoints_path / ".000001").mkdir()  # killed while it wrote its first checkpoint
+    assert folder.is_unused
+    assert RunFolder.create(folder.path, {"model": "other"}, command="").config() == {"model": "other"}
+    folder.checkpoint_path(1).mkdir()
+    assert not folder.is_unused
+    with pytest.raises(RunError, match="holds a run already"):
+        begin(tmp_path)
 
 
 def test_a_checkpoint_without_a_config_is_not_overwritten(tmp_path: Path) -> None:
@@ -95,13 +114,91 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
         begin(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("/proc", r"^/proc: this folder is not empty and holds no run"),
+        ("/proc/run", r"^/proc/run: cannot be written: .*choose another place with --run\.folder\."),
+        ("/sys", r"^/sys: this folder is not empty and holds no run"),
+        ("file", r"file: this is a file, and a run needs a folder\. Choose another with --run\.folder\."),
+        ("file/run", r"run: cannot be written: .*choose another place with --run\.folder\."),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and /sys")
+def test_places_where_there_can_be_no_run(tmp_path: Path, place: str, message: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=message), RunFolder(tmp_path / place).locked():
+        pass
+
+
+# ---------------------------------------------------------------------- the lock
+
+HOLDER = """
+import sys
+from ventaja.tracking import RunFolder
+with RunFolder(sys.argv[1]).locked(command="ventaja rl run.yaml"):
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_process_is_told_who_writes(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError) as error, folder.locked():
+            pass
+        message = str(error.value)
+        assert f"process {child.pid} on {socket.gethostname()}, since 20" in message
+        assert "(ventaja rl run.yaml) is writing to this folder" in message
+        # Readers need no lock.
+        assert Run(folder.path).config["model"] == "tiny"
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+    with folder.locked():  # a dead process holds nothing, although what it wrote about itself is still there
+        folder.append_metrics(1, {})
+        folder.rewind(0)
+    assert not (folder.path / ".lock.json").exists()
+
+
+def test_a_lock_leaves_nothing_where_nothing_was_begun(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "a").locked():
+        assert (tmp_path / "runs" / "a").is_dir()
+        with (
+            pytest.raises(RunError, match="is writing to this folder"),
+            RunFolder(tmp_path / "runs" / "a").locked(),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "runs" / "a").locked():
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with RunFolder(tmp_path / "run").locked():
+        begin(tmp_path)
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
+# ---------------------------------------------------------------------- reading
+
+
 def test_opening_nothing_names_the_newest_run_beside_it(tmp_path: Path) -> None:
     begin(tmp_path)
     with pytest.raises(RunError, match=r"there is no such folder\. The newest run beside it is .*run"):
         RunFolder.open(tmp_path / "rnu")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match=r"has no config\.yaml"):
+    with pytest.raises(RunError, match=r"has no config\.yaml") as error:
         RunFolder.open(tmp_path / "empty")
+    assert str(error.value).endswith(
+        "Give the folder that --run.folder named."
+    )  # whoever reads resumes nothing
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:

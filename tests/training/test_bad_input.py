@@ -338,6 +338,7 @@ def refused(kind=RlConfig, **groups):
         ({"run": {"rounds": "many"}}, "got 'many' (str)"),
         ({"run": {"rounds": 0}}, "greater than or equal to 1"),
         ({"run": {"seed": -1}}, "run.seed: "),
+        ({"run": {"seed": 2**64}}, "run.seed: Input should be less than 18446744073709551616"),
         ({"sampling": {"temperature": 0.0}}, "sampling.temperature must be above 0"),
         ({"sampling": {"top_p": 2.0}}, "sampling.top_p: "),
         ({"reward": {"truncated": "penalise"}}, "truncation_penalty go together"),
@@ -386,6 +387,29 @@ def test_a_resolved_config_is_a_run_file(kind, values):
     config = parse(kind, {name: group for name, group in values.items() if group is not None})
     written = yaml.safe_load(yaml.safe_dump(resolved(config)))
     assert parse(kind, written) == config
+
+
+def test_the_largest_seed_is_one(model, tmp_path):
+    run = {"folder": str(tmp_path / "run"), "rounds": 1, "completions_per_round": 16, "trackers": []}
+    run_rl(tmp_path / "run", model, run={**run, "seed": 2**64 - 1})
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+def test_two_rewards_of_one_kind_have_names(model, tmp_path):
+    def values(*functions):
+        data = tmp_path / "d.jsonl"
+        data.write_text('{"prompt": "say a"}\n')
+        groups = {"data": {"source": str(data)}, "reward": {"functions": list(functions)}}
+        return parse(RlConfig, rl_values(tmp_path / "run", model, **groups))
+
+    a, b = ({"function": "regex", "options": {"pattern": letter}} for letter in "ab")
+    with pytest.raises(
+        ConfigError, match=r"two rewards are named 'regex'.*\{function: regex, name: another\}"
+    ):
+        train_rl(values(a, b), console=quiet())
+    run = train_rl(values({**a, "name": "has_a"}, {**b, "name": "has_b"}), console=quiet())
+    assert {"rewards/has_a/mean", "rewards/has_b/mean"} <= run.metrics[0].keys()
+    assert [f["name"] for f in run.config["reward"]["functions"]] == ["has_a", "has_b"]
 
 
 def test_errors_are_ours():

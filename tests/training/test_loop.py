@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tiny_task import (
 )
 from torch.testing import assert_close
 
-from ventaja.environments import Reward
+from ventaja.environments import Reward, log_metric
 from ventaja.models import load_policy, pack_row
 from ventaja.models.layout import Bundle
 from ventaja.records import Prompt
@@ -101,7 +102,130 @@ def test_a_round_without_any_spread_says_so(model, tmp_path):
     assert len(round_.groups) == 4
     assert round_.batch.columns["advantage"].count_nonzero() == 0
     assert len(notes) == 1
-    assert "all 12 groups had equal rewards" in notes[0]
+    assert "all 48 answers have the reward 0." in notes[0]
+    made.begin(2)
+    assert len(notes) == 1  # not again in every round
+
+
+@pytest.mark.parametrize(
+    ("judge", "said", "algorithms"),
+    [
+        (lambda completions: [None] * len(completions), "no answer has one, because all were None", None),
+        (lambda completions: [0.5] * len(completions), "all 16 answers have the reward 0.5.", None),
+        (
+            lambda prompts, completions: [float(ord(p[4])) for p in prompts],
+            "in each of the 4 groups all answers have the same.",
+            {"grpo", "rloo"},  # the others compare answers to different prompts
+        ),
+        (lambda completions: [float(k % 2) for k in range(len(completions))], None, None),
+    ],
+    ids=["none", "equal", "equal within groups", "not equal"],
+)
+@pytest.mark.parametrize("name", ["reinforce", "ppo", "grpo", "rloo"])
+def test_rewards_that_compare_nothing_are_told_of(name, judge, said, algorithms, model, tmp_path):
+    made = loop(tmp_path / "run", model, judge=judge, algorithm={"name": name, "group_size": 4})
+    notes = []
+    made.progress.note = notes.append
+    for number in range(1, 11):
+        made.begin(number)
+    if said is None or (algorithms and name not in algorithms):
+        assert notes == []
+    else:
+        first, tenth = notes  # ten rounds, two notes
+        assert first.startswith("The rewards of round 1 do not say which answers are better: ")
+        assert said in first
+        assert "round 10 do not say which answers are better, for the 10th time: " in tenth
+
+
+def test_a_penalty_for_cut_answers_compares_them(model, tmp_path):
+    made = scripted(
+        loop(
+            tmp_path / "run", model, judge=lambda completions: [0.0] * len(completions),
+            reward={"truncated": "penalise", "truncation_penalty": 0.5},
+        ),
+        lambda prompt, k: "b" * (1 + 8 * (k % 2)),
+    )  # fmt: skip
+    notes = []
+    made.progress.note = notes.append
+    made.begin(1)
+    assert notes == []
+
+
+def test_answers_that_the_context_cuts_off_are_told_of_once(model, tmp_path):
+    screen = StringIO()
+    run = {"folder": str(tmp_path / "run"), "rounds": 2, "completions_per_round": 16, "trackers": []}
+    # prompts of 6 to 8 tokens in a context of 64
+    run_rl(
+        tmp_path / "run", model,
+        sampling={"max_tokens": 100}, run=run, console=Console(file=screen, width=500),
+    )  # fmt: skip
+    told = [line for line in screen.getvalue().splitlines() if "sampling.max_tokens" in line]
+    assert len(told) == 1
+    assert "is 100, but" in told[0]
+    assert "takes 64 tokens, prompt included: answers are cut off after 56 to 58 tokens" in told[0]
+
+
+def test_the_first_line_says_that_the_model_is_being_loaded(model, tmp_path):
+    screen = StringIO()
+    run_rl(tmp_path / "run", model, console=Console(file=screen, width=500))
+    assert screen.getvalue().splitlines()[0] == f"Loading {model} …"
+
+
+# ---------------------------------------------------------------------- what a user's code is told, and tells
+
+
+def test_on_round_sees_the_recorded_round(model, tmp_path):
+    seen = []
+
+    def on_round(run, round):
+        seen.append((round, run.metrics[-1]["round"], len(run.rollouts(round)), run.column("reward")[-1]))
+
+    config = parse(RlConfig, rl_values(tmp_path / "run", model))
+    made = train_rl(
+        config, prompts=prompts(), rewards=[Reward(share_of_a, "r")], on_round=on_round, console=quiet()
+    )
+    assert seen == [(n, n, 4, reward) for n, reward in enumerate(made.column("reward"), start=1)]
+
+
+def test_what_on_round_raises_ends_the_run_and_loses_nothing(model, tmp_path):
+    def on_round(run, round):
+        if round == 2:
+            raise ZeroDivisionError("enough")
+
+    values = rl_values(tmp_path / "run", model)
+    rewards = [Reward(share_of_a, "r")]
+    with pytest.raises(ZeroDivisionError, match="enough"):
+        train_rl(
+            parse(RlConfig, values), prompts=prompts(), rewards=rewards, on_round=on_round, console=quiet()
+        )
+    assert len(metrics(tmp_path / "run")) == 2
+    values["run"]["resume"] = True
+    told = []
+    train_rl(
+        parse(RlConfig, values), prompts=prompts(), rewards=rewards, console=quiet(),
+        on_round=lambda run, round: told.append(round),
+    )  # fmt: skip
+    assert told == [3]  # round 2 was whole when it raised
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_metrics_that_a_reward_notes_are_recorded(overlap, model, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "say z"}\n')
+
+    def judge(completions):
+        for text in completions:
+            log_metric("characters", len(text))
+        return share_of_a(completions)
+
+    run = run_rl(
+        tmp_path / "run", model, judge=judge, reward={"overlap": overlap},
+        eval={"source": str(held_out), "every": 3},
+    )  # fmt: skip
+    for number in (1, 2, 3):
+        lengths = [len(row["text"]) for row in run.rollout_table(number).to_pylist()]
+        assert run.column("reward_metrics/characters")[number - 1] == pytest.approx(np.mean(lengths))
+    assert ["eval/reward_metrics/characters" in line for line in run.metrics] == [False, False, True]
 
 
 def test_without_dynamic_sampling_nothing_is_replaced(model, tmp_path):
@@ -256,8 +380,6 @@ def test_an_entropy_coefficient_of_either_sign_acts(model, tmp_path):
 
 
 def test_the_first_loss_of_zero_is_explained_once(model, tmp_path):
-    from io import StringIO
-
     screen = StringIO()
     algorithm = {"name": "dr_grpo", "group_size": 4}
     run_rl(tmp_path / "run", model, algorithm=algorithm, console=Console(file=screen, width=200))

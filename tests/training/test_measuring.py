@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from itertools import combinations
 
 import pytest
 import torch
+from rich.console import Console
 from tiny_task import llama, metrics, prompts, quiet, rl_values, tokenizer
 
-from ventaja.environments import Reward, SingleTurn
-from ventaja.errors import ConfigError, DataError, RewardError
+from ventaja.environments import Reward, SingleTurn, load_reward
+from ventaja.errors import ConfigError, DataError, RewardError, RunError
 from ventaja.models import render_prompt
 from ventaja.records import Prompt, read_groups
 from ventaja.rollouts import Interrupted, Sampling, ScriptedEngine
 from ventaja.training import EvaluationConfig, RlConfig, evaluate, parse, train_rl
+from ventaja.training import evaluation as evaluation_module
 from ventaja.training.config import RewardConfig
-from ventaja.training.evaluation import measure, pass_at_k
+from ventaja.training.evaluation import full_marks, measure, pass_at_k
 
 
 @pytest.mark.parametrize(("samples", "right"), [(4, 0), (4, 1), (4, 3), (4, 4), (6, 2)])
@@ -50,7 +53,7 @@ def is_right(completions):
 def test_accuracies_by_hand():
     # prompt a: right, half, wrong, right;  prompt b: wrong, wrong, half, wrong (the last is cut off)
     said = {"a": ["a", "b", "c", "a"], "b": ["c", "c", "b", "cccccc"]}
-    result, groups = measured(lambda prompt, k: said[prompt[4]][k], is_right)
+    result, groups = measured(lambda prompt, k: said[prompt[4]][k], is_right, full_marks={"r": 1.0})
     assert result.problems == 2
     assert result.accuracy_sampled == pytest.approx((2 / 4 + 0) / 2)  # half marks are not right
     assert result.accuracy_greedy == pytest.approx(1 / 2)  # the first answers
@@ -59,6 +62,34 @@ def test_accuracies_by_hand():
     # pass@2 of the first: 1 − C(2,2)/C(4,2) = 5/6
     assert result.pass_at == pytest.approx({1: 1 / 4, 2: 5 / 12, 4: 1 / 2})
     assert [len(group) for group in groups] == [4, 4]
+
+
+def test_a_real_valued_reward_has_no_accuracy():
+    said = {"a": ["a", "b", "c", "a"], "b": ["c", "c", "b", "cccccc"]}
+    result, _ = measured(lambda prompt, k: said[prompt[4]][k], is_right)  # a reward of 0.5 is seen
+    assert (result.accuracy_sampled, result.accuracy_greedy, result.pass_at) == (None, None, {})
+    assert result.mean_reward == pytest.approx((1 + 0.5 + 1 + 0.5) / 8)
+    # The same function, where only 0 and 1 are seen: answers are right or wrong.
+    result, _ = measured(lambda prompt, k: "ac"[k % 2], is_right)
+    assert (result.accuracy_sampled, result.accuracy_greedy) == (0.5, 1.0)
+
+
+def test_a_verifier_says_what_a_right_answer_gets():
+    def graded(completions):
+        return [min(len(text), 3) / 2 for text in completions]
+
+    assert full_marks([load_reward("exact_match"), load_reward("reasoning_gym", weight=2.0)]) == {
+        "exact_match": 1.0, "reasoning_gym": 1.0,
+    }  # fmt: skip
+    assert full_marks([load_reward(graded)]) is None
+    assert full_marks([load_reward("exact_match"), load_reward(graded)]) is None
+    graded.full_marks = 1.5
+    marks = full_marks([load_reward(graded, name="r", weight=0.1)])
+    assert marks == {"r": 1.5}
+    said = {"a": ["aaa", "a", "aaaa", "a"], "b": ["a", "aa", "a", "a"]}
+    result, _ = measured(lambda prompt, k: said[prompt[4]][k], graded, full_marks=marks, max_tokens=8)
+    # 3 letters or more have full marks: 2 of 4, and none; however little the reward weighs
+    assert (result.accuracy_sampled, result.accuracy_greedy) == (0.25, 0.5)
 
 
 def test_what_is_not_judged_does_not_count_as_wrong():
@@ -133,6 +164,33 @@ def test_evaluate_a_model(task, model):
         result.accuracy_sampled,
         result.accuracy_greedy,
     )
+
+
+def test_progress_of_a_measurement(task, model):
+    screen = StringIO()
+    values = {
+        "model": {"name": str(model), "device": "cpu", "precision": "float32"},
+        "data": str(task / "problems.jsonl"),
+        "reward": f"{task / 'judge.py'}:share",
+        "sampling": {"max_tokens": 100},
+        "samples": 2,
+    }
+    evaluate(parse(EvaluationConfig, values), console=Console(file=screen, width=500))
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == f"Loading {model} …"
+    assert "answers are cut off after 59 tokens" in lines[1]  # prompts of 5 in a context of 64
+    assert lines[-1].startswith("answer 18/18  tok/s ")  # two samples and a greedy answer for each of six
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(task, model, monkeypatch):
+    monkeypatch.setattr(evaluation_module, "load_policy", None)
+    (task / "folder").mkdir()
+    with pytest.raises(RunError, match=r"this is a folder. Give a file, such as --output .*answers.parquet"):
+        evaluation(task, model, output=str(task / "folder"))
+    with pytest.raises(RunError) as error:
+        evaluation(task, model, output=str(task / "judge.py" / "answers.parquet"))
+    assert "or choose another place with --output." in str(error.value)
+    assert "--run.folder" not in str(error.value)
 
 
 def test_greedy_is_the_likeliest_token(task, model):

@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import tiny_task
+from rich.console import Console
 from tiny_task import assert_same_run, metrics, names, run_rl, run_sft
 
 from ventaja.errors import RunError
 from ventaja.rollouts import LocalEngine
-from ventaja.training import rl, sft
+from ventaja.tracking import RunFolder
+from ventaja.training import rl, session, sft
+from ventaja.training.optimiser import Optimiser
 
 ROUNDS = 5  # four prompts a round of eight: the second pass begins with round 3
 
@@ -75,18 +80,38 @@ def whole(model, tmp_path_factory):
 
 
 def kill_at_update(monkeypatch, module, number):
-    """The process is gone in the middle of the `number`th update from now on."""
-    seen = 0
-    original = module.update
+    """The process is gone in the middle of the `number`th update from now on: it writes no checkpoint either."""
 
-    def update(*args, **kwargs):
+    def dead(*args, **kwargs):
+        raise Killed
+
+    def die():
+        monkeypatch.setattr(session, "save_checkpoint", dead)
+        raise Killed
+
+    at_call(monkeypatch, module, "update", number, die)
+
+
+def at_call(monkeypatch, owner, name, number, happen):
+    """`happen()` before the `number`th call of a function from now on."""
+    seen = 0
+    original = getattr(owner, name)
+
+    def called(*args, **kwargs):
         nonlocal seen
         seen += 1
         if seen == number:
-            raise Killed
+            happen()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(module, "update", update)
+    monkeypatch.setattr(owner, name, called)
+
+
+def seen_by(monkeypatch):
+    """What the runs from now on print."""
+    screen = StringIO()
+    monkeypatch.setattr(tiny_task, "quiet", lambda: Console(file=screen, width=500))
+    return screen
 
 
 @pytest.mark.parametrize("variant", ["reinforce", "lora"])
@@ -158,6 +183,200 @@ def test_a_checkpoint_that_was_being_replaced_comes_back(whole, model, tmp_path)
     assert_same_run(tmp_path / "run", whole("reinforce"))
 
 
+# ---------------------------------------------------------------------- errors of any kind
+
+
+def mistake():
+    raise ZeroDivisionError("of my own making")
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+def interrupted_twice():
+    signal.raise_signal(signal.SIGINT)
+    while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        time.sleep(0.01)  # until the first has been handled: signals that wait together count as one
+    signal.raise_signal(signal.SIGINT)
+
+
+ERRORS = {
+    "a mistake in the loop": (ZeroDivisionError, mistake),
+    "memory": (RunError, out_of_memory),
+    "a second ctrl-c": (KeyboardInterrupt, interrupted_twice),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+@pytest.mark.parametrize(
+    ("variant", "name", "number"),
+    [("reinforce", "rollout_metrics", 3), ("ppo", "PolicyObjective", 12), ("dapo", "update_metrics", 2)],
+    ids=["sampling", "an update", "the record"],
+)
+def test_an_error_of_any_kind_leaves_a_checkpoint(
+    what, variant, name, number, whole, model, tmp_path, monkeypatch
+):
+    kind, happen = ERRORS[what]
+    with monkeypatch.context() as patched:
+        at_call(patched, rl, name, number, happen)
+        with pytest.raises(kind):
+            run(tmp_path / "run", model, variant)
+    assert len(names(tmp_path / "run" / "checkpoints")) == 1
+    run(tmp_path / "run", model, variant, resume=True)
+    assert_same_run(tmp_path / "run", whole(variant))
+
+
+def test_half_an_optimiser_step_is_no_state_to_keep(whole, model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        at_call(patched, Optimiser, "_round_into_module", 4, mistake)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "run", model, "reinforce", every=2)
+    assert names(tmp_path / "run" / "checkpoints") == ["000002"]  # as it was due, and none of step 3 or 4
+    run(tmp_path / "run", model, "reinforce", resume=True)
+    assert_same_run(tmp_path / "run", whole("reinforce"))
+
+
+def test_nothing_is_written_twice_or_before_anything_was_trained(model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        at_call(patched, rl, "rollout_metrics", 1, mistake)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "first", model, "reinforce")
+    assert names(tmp_path / "first" / "checkpoints") == []
+    saved = []
+    with monkeypatch.context() as patched:
+        at_call(patched, rl, "rollout_metrics", 3, mistake)
+        original = session.save_checkpoint
+        patched.setattr(
+            session,
+            "save_checkpoint",
+            lambda path, *a, **k: saved.append(path.name) or original(path, *a, **k),
+        )
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "second", model, "reinforce", every=1)
+    assert saved == ["000001", "000002"]  # the one of round 2 says all that there is to say
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_a_supervised_run_loses_nothing_either(what, model, tmp_path, monkeypatch):
+    run_sft(tmp_path / "whole", model)
+    kind, happen = ERRORS[what]
+    with monkeypatch.context() as patched:
+        at_call(patched, sft, "supervised_objective", 4, happen)
+        with pytest.raises(kind):
+            run_sft(tmp_path / "run", model)
+    assert names(tmp_path / "run" / "checkpoints") == ["000003"]
+    settings = {
+        "folder": str(tmp_path / "run"),
+        "updates": 6,
+        "batch_size": 4,
+        "trackers": [],
+        "resume": True,
+    }
+    run_sft(tmp_path / "run", model, run=settings)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+# ---------------------------------------------------------------------- a run that never got anywhere
+
+
+def test_a_run_that_ended_in_its_first_round_is_no_hindrance(whole, model, tmp_path, monkeypatch):
+    for resume in (False, True):
+        folder = tmp_path / f"resume-{resume}"
+        with monkeypatch.context() as patched:
+            at_call(patched, rl, "rollout_metrics", 1, mistake)
+            with pytest.raises(ZeroDivisionError):
+                run(folder, model, "dapo")
+        assert folder.is_dir()
+        with monkeypatch.context() as patched:
+            screen = seen_by(patched)
+            run(folder, model, "reinforce", resume=resume)  # with other settings: nothing is gone on with
+        assert "ended before its first round did; it is begun anew" in screen.getvalue()
+        assert_same_run(folder, whole("reinforce"))
+
+
+# ---------------------------------------------------------------------- who writes
+
+
+def test_a_run_that_is_being_written_is_left_alone(model, tmp_path):
+    folder = tmp_path / "run"
+    run(folder, model, "reinforce", rounds=2)
+    (folder / "checkpoints" / ".000003").mkdir()  # the other process is writing it
+    before = sorted(folder.rglob("*"))
+    with RunFolder(folder).locked(command="ventaja rl run.yaml --run.resume true"):
+        for attempt in (True, False):
+            with pytest.raises(RunError, match=rf"process {os.getpid()} on .* is writing to this folder"):
+                run(folder, model, "reinforce", resume=attempt)
+    assert sorted(folder.rglob("*")) == before
+    run(folder, model, "reinforce", resume=True)
+
+
+def test_every_file_of_a_checkpoint_is_on_the_disk_before_its_name_is(model, tmp_path, monkeypatch):
+    """A power cut forgets what was not synced: nothing may have its name before its contents are safe."""
+    synced: set[int] = set()
+    renames = []
+    fsync, rename, replace = os.fsync, Path.rename, os.replace
+
+    def look(source, target):
+        tree = [source, *source.rglob("*")] if source.is_dir() else [source]
+        unsafe = [path.name for path in tree if path.stat().st_ino not in synced]
+        metrics_file = tmp_path / "run" / "metrics.jsonl"
+        renames.append(
+            (Path(target).name, unsafe, metrics_file.stat().st_size if metrics_file.exists() else 0)
+        )
+        synced.discard(Path(target).parent.stat().st_ino)
+
+    def watched_fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def watched_rename(self, target):
+        look(self, target)
+        return rename(self, target)
+
+    def watched_replace(source, target):
+        look(Path(source), target)
+        replace(source, target)
+
+    def at_rest(folder):
+        return folder.stat().st_ino in synced
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "rename", watched_rename)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    run(tmp_path / "run", model, "reinforce", rounds=2, every=1)
+    names_in_place = [name for name, _, _ in renames]
+    assert {"config.yaml", "round-000001.parquet", "round-000002.parquet", "000001", "000002"} <= {
+        *names_in_place
+    }
+    assert [unsafe for _, unsafe, _ in renames if unsafe] == []
+    assert at_rest(tmp_path / "run" / "checkpoints")
+    assert at_rest(tmp_path / "run" / "rollouts")
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_ino in synced
+
+
+# ---------------------------------------------------------------------- what a resumed run says
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        (
+            3,
+            "has done 3 rounds: there is nothing left to do, and nothing is changed. To go on, raise run.rounds above 3",
+        ),
+        (2, "has done 3 rounds, more than the 2 that run.rounds asks for: there is nothing left to do"),
+        (4, "Going on after round 3 of 4, from"),
+    ],
+)
+def test_a_resumed_run_says_what_it_does(rounds, said, model, tmp_path, monkeypatch):
+    run(tmp_path / "run", model, "reinforce", rounds=3)
+    screen = seen_by(monkeypatch)
+    run(tmp_path / "run", model, "reinforce", rounds=rounds, resume=True)
+    assert said in screen.getvalue()
+    assert len(metrics(tmp_path / "run")) == max(rounds, 3)
+
+
 # ---------------------------------------------------------------------- signals
 
 ENDS = {signal.SIGTERM: (SystemExit, 128 + signal.SIGTERM), signal.SIGINT: (KeyboardInterrupt, None)}
@@ -226,16 +445,7 @@ def test_a_signal_while_measuring_leaves_a_checkpoint(model, tmp_path, monkeypat
 
 
 def test_a_second_signal_stops_at_once(model, tmp_path, monkeypatch):
-    original = rl.update
-
-    def twice(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
-        while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            time.sleep(0.01)  # until the first has been handled: signals that wait together count as one
-        signal.raise_signal(signal.SIGINT)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(rl, "update", twice)
+    at_call(monkeypatch, rl, "update", 1, interrupted_twice)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", model, "reinforce")
     assert names(tmp_path / "run" / "checkpoints") == []

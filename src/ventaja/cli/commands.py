@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -22,9 +24,10 @@ def rl(argv: list[str]) -> None:
         prog="ventaja rl",
         description="Train a model: sample answers, judge them with a reward, and learn from the difference.",
     )
-    from ventaja.training import train_rl
+    with starting():
+        from ventaja.training import train_rl
 
-    prepare_process()
+        prepare_process()
     run = train_rl(config, command=_command("rl", argv))
     _print_run(str(run.path))
 
@@ -39,9 +42,10 @@ def sft(argv: list[str]) -> None:
         prog="ventaja sft",
         description="Train a model on examples of good answers.",
     )
-    from ventaja.training import train_sft
+    with starting():
+        from ventaja.training import train_sft
 
-    prepare_process()
+        prepare_process()
     run = train_sft(config, command=_command("sft", argv))
     _print_run(str(run.path))
 
@@ -56,11 +60,12 @@ def evaluate(argv: list[str]) -> None:
         prog="ventaja eval",
         description="Measure how often a model is right: sampled, greedy, and in at least one of k answers.",
     )
-    from ventaja import training
-    from ventaja.cli.evaluation import evaluation_table
+    with starting():
+        from ventaja.cli.evaluation import evaluation_table
+        from ventaja.training import evaluate
 
-    prepare_process()
-    Console().print(evaluation_table(training.evaluate(config)))
+        prepare_process()
+    Console().print(evaluation_table(evaluate(config)))
 
 
 def chat(argv: list[str]) -> None:
@@ -144,6 +149,13 @@ def algorithms(argv: list[str]) -> None:
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console.width = console.measure(table, options=console.options.update_width(1000)).maximum
     console.print(table)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """A sign of life on a terminal while torch is imported, which takes seconds."""
+    with Console(stderr=True).status("Starting …"):
+        yield
 
 
 def prepare_process() -> None:

@@ -13,12 +13,20 @@ def evaluation_table(result: Evaluation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column("measure")
     table.add_column("value", justify="right", style="bold")
-    table.add_row("accuracy, sampled", f"{result.accuracy_sampled:.1%}")
-    table.add_row("accuracy, greedy", f"{result.accuracy_greedy:.1%}")
+    for kind, accuracy in (("sampled", result.accuracy_sampled), ("greedy", result.accuracy_greedy)):
+        table.add_row(f"accuracy, {kind}", "–" if accuracy is None else f"{accuracy:.1%}")
     for k, value in sorted(result.pass_at.items()):
         table.add_row(f"pass@{k}", f"{value:.1%}")
     table.add_row("mean reward", f"{result.mean_reward:.3f}")
+    for name, value in result.reward_metrics.items():
+        table.add_row(name.removeprefix("reward_metrics/"), f"{value:.4g}")
     table.add_row("answers cut off", f"{result.truncated_fraction:.1%}")
     table.add_row("problems", str(result.problems))
     table.add_row("seconds", f"{result.seconds:.1f}")
+    if result.accuracy_sampled is None:
+        table.caption = (
+            "These rewards are not 0 for wrong and 1 for right, so there is no accuracy; docs/rewards.md says how a "
+            "function tells what it gives a right answer."
+        )
+        table.caption_justify = "left"
     return table

@@ -18,10 +18,30 @@ _ENDINGS = (".yaml", ".yml")
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values: `1e-5` is a number, and `no`, `on`, `1:30` and dates are text.
 
-    A key that is there twice is an error.
+    A key that is there twice is an error, and so is an alias of what it stands in.
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._begun: list[str] = []
+        """Anchors of what has not ended yet."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        anchor = getattr(event, "anchor", None)
+        if anchor is None:
+            return super().compose_node(parent, index)
+        if self.check_event(yaml.AliasEvent) and anchor in self._begun:
+            raise yaml.MarkedYAMLError(
+                problem=f"*{anchor} stands inside of what it means, so it would have no end; write out what is wanted",
+                problem_mark=event.start_mark,
+            )
+        self._begun.append(anchor)
+        node = super().compose_node(parent, index)
+        self._begun.pop()
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -88,8 +108,8 @@ def read_run_file(path: str) -> RunFile:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}.") from error
     try:
-        node = yaml.compose(text, _Loader)
         values = load_yaml(text)
+        node = yaml.compose(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}:{explain_yaml(error)}") from error
     if not isinstance(values, dict):
@@ -100,7 +120,10 @@ def read_run_file(path: str) -> RunFile:
 
 def load_yaml(text: str) -> Any:
     """The value of a YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
 
 
 def explain_yaml(error: yaml.YAMLError) -> str:

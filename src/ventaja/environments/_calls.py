@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from ventaja.environments.metrics import NotedMetrics, keep, noted_in_call
 from ventaja.errors import VentajaError
 
 THREADS = 16
@@ -89,17 +90,18 @@ def call_all(function: Callable[..., Any], calls: Sequence[Call], *, timeout: fl
 
 def _call_in_threads(function: Callable[..., Any], calls: Sequence[Call], *, timeout: float) -> list[Any]:
     outcomes: list[Any] = [None] * len(calls)
-    finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[int, Any, NotedMetrics]] = queue.SimpleQueue()
     running: dict[int, tuple[threading.Thread, float]] = {}
 
     def work(index: int) -> None:
-        try:
-            outcome = function(**calls[index])
-        except VentajaError as error:
-            outcome = error
-        except BaseException as error:
-            outcome = failure(error)
-        finished.put((index, outcome))
+        with noted_in_call() as noted:
+            try:
+                outcome = function(**calls[index])
+            except VentajaError as error:
+                outcome = error
+            except BaseException as error:
+                outcome = failure(error)
+        finished.put((index, outcome, noted))
 
     started, is_answering = 0, False
     while True:
@@ -114,7 +116,7 @@ def _call_in_threads(function: Callable[..., Any], calls: Sequence[Call], *, tim
             return outcomes[:started] + [_not_called(started, timeout)] * rest
         try:
             pause = min(deadline for _, deadline in running.values()) - time.monotonic()
-            index, outcome = finished.get(timeout=max(pause, 0.0))
+            index, outcome, noted = finished.get(timeout=max(pause, 0.0))
         except queue.Empty:
             now = time.monotonic()
             for index in [index for index, (_, deadline) in running.items() if deadline <= now]:
@@ -125,6 +127,8 @@ def _call_in_threads(function: Callable[..., Any], calls: Sequence[Call], *, tim
             del running[index]
             if isinstance(outcome, VentajaError):
                 raise outcome
+            if not isinstance(outcome, Failure):
+                keep(noted)
             outcomes[index], is_answering = outcome, True
 
 
@@ -182,7 +186,11 @@ def start_async(
     first_answer = asyncio.Event()  # or that the first coroutines have all ended without one
     started, ended, is_answering = 0, 0, False
 
-    async def limited(call: Call) -> Any:
+    async def limited(call: Call) -> tuple[Any, NotedMetrics]:
+        with noted_in_call() as noted:
+            return await answered(call), noted
+
+    async def answered(call: Call) -> Any:
         nonlocal started, ended, is_answering
         async with slots:
             if started >= COROUTINES and not is_answering:
@@ -206,7 +214,7 @@ def start_async(
                 first_answer.set()
             return outcome
 
-    futures: list[Future[Any]] = [
+    futures: list[Future[tuple[Any, NotedMetrics]]] = [
         asyncio.run_coroutine_threadsafe(limited(call), loop.loop) for call in calls
     ]
     deadline = time.monotonic() + math.ceil(len(calls) / COROUTINES) * timeout + _GRACE
@@ -214,8 +222,10 @@ def start_async(
     def outcomes() -> list[Any]:
         found: list[Any] = []
         for future in futures:
+            noted = NotedMetrics()
+            outcome: Any
             try:
-                outcome = future.result(max(deadline - time.monotonic(), 0.0))
+                outcome, noted = future.result(max(deadline - time.monotonic(), 0.0))
             except TimeoutError:
                 _abandon(loop)
                 line = "blocked the event loop: an async function must await, not wait (time.sleep, requests)"
@@ -223,6 +233,8 @@ def start_async(
                 outcome = Failure(error=line, trace=f"{stack.rstrip()}\n{line}".lstrip(), is_timeout=True)
             if isinstance(outcome, VentajaError):
                 raise outcome
+            if not isinstance(outcome, Failure):
+                keep(noted)
             found.append(outcome)
         return found
 

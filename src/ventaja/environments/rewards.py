@@ -17,7 +17,7 @@ from typing import Any
 
 from ventaja.environments._calls import failure
 from ventaja.environments._hints import listed
-from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction
+from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction, built_in
 from ventaja.errors import ConfigError, did_you_mean
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -38,6 +38,15 @@ class Reward:
             raise ConfigError("a reward needs a name: it is reported under rewards/NAME.")
         if not math.isfinite(self.weight):
             raise ConfigError(f"reward {self.name!r}: its weight is {self.weight}; give a finite number.")
+
+    @property
+    def full_marks(self) -> float | None:
+        """What the function gives a right answer, by its attribute `full_marks`; None if it does not say."""
+        function: Any = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        mark = getattr(function, "full_marks", None)
+        return None if mark is None else float(mark)
 
 
 # ---------------------------------------------------------------------- loading
@@ -102,7 +111,7 @@ def _built_in(name: str, options: Mapping[str, Any]) -> RewardFunction:
     missing = [key for key, value in known.items() if value.default is value.empty and key not in options]
     if missing:
         raise ConfigError(f"the reward {name!r} needs the option {listed(missing)}.")
-    return factory(**options)
+    return built_in(name, options)
 
 
 def _with_options(function: RewardFunction, options: Mapping[str, Any], where: str) -> RewardFunction:
@@ -259,7 +268,10 @@ def check_rewards(rewards: Sequence[Reward], timeout: float) -> None:
     names = [reward.name for reward in rewards]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"two rewards are named {listed(twice)}. Give one of them another name.")
+        raise ConfigError(
+            f"two rewards are named {listed(twice)}. Give one of them another name, as in "
+            f"{{function: {twice[0]}, name: another}}."
+        )
     if not timeout > 0:
         raise ConfigError(f"the time limit of the rewards is {timeout} s; give a number above 0.")
 

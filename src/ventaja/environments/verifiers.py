@@ -23,6 +23,10 @@ RewardFunction: TypeAlias = Callable[..., Scores | Awaitable[Scores]]
 An exception in a place of the list marks that one sample as broken.
 """
 
+FULL_MARKS = 1.0
+"""What the built-in verifiers give a right answer. They say so in their functions' attribute `full_marks`, as a function
+of one's own may; only where it is said, or all rewards are 0 and 1, is an accuracy more than a guess."""
+
 GIVEN = ("prompts", "completions", "completion_ids")
 """What every reward function may take besides the prompts' columns."""
 
@@ -168,6 +172,13 @@ BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     "regex": regex,
 }
 """The names that a run file may use, and their factories."""
+
+
+def built_in(name: str, options: Mapping[str, Any]) -> RewardFunction:
+    """The reward function of this name, which says what it gives a right answer."""
+    function: Any = BUILT_IN[name](**options)
+    function.full_marks = FULL_MARKS
+    return function
 
 
 def _apart(kind: str, arguments: Mapping[str, Any], timeout: float) -> Score:

@@ -20,6 +20,7 @@ Anything more (`advantage`, `old_logprob`, …) is a column that the caller of `
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,31 +40,64 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, flag: str | None = "--run.folder") -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, and renames it to `path` if the block ends well.
 
-    A reader, or a process killed in the middle, sees the earlier file or the new one and never half of it.
-    Raises RunError when the system refuses to write (disk full, no permission); the earlier file then stays.
+    A reader, a process killed in the middle, or a machine whose power is cut sees the earlier file or the new one and
+    never half of it: the file is on the disk before the rename, and the rename before this returns. Raises RunError
+    when the system refuses to write (disk full, no permission); the earlier file then stays. `flag` is the one that
+    names another place, for the advice; None where there is none.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
-        raise RunError(unwritable(path, error)) from error
+        raise RunError(unwritable(path, error, flag=flag)) from error
     finally:
         # Tidying up must not hide the error that brought us here.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def unwritable(path: Path, error: OSError) -> str:
+def sync(path: Path) -> None:
+    """Have the system put a file's contents, or a folder's list of names, on the disk before this returns.
+
+    As far as `fsync` reaches: a drive may still keep what it was told to write in a memory of its own. Windows, and
+    some network file systems, have no such call for folders; there a rename is as safe as they make it.
+    """
+    is_folder = path.is_dir()
+    if os.name == "nt" and is_folder:
+        return
+    # Windows flushes only what is open for writing, and elsewhere a folder can be opened only for reading.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for everything in a folder, and for the folder itself."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent) / name)
+        sync(Path(parent))
+
+
+def unwritable(path: Path, error: OSError, *, flag: str | None = "--run.folder") -> str:
     """The sentence for a file that the system refused to write."""
+    elsewhere = f", or choose another place with {flag}" if flag else ""
     return (
         f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched. "
-        "Make room or mend the permissions, or choose another place with --run.folder."
+        f"Make room or mend the permissions{elsewhere}."
     )
 
 
@@ -73,12 +107,14 @@ def write_groups(
     *,
     token_columns: Mapping[str, Sequence[Sequence[int | float] | None]] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
+    flag: str | None = "--run.folder",
 ) -> None:
     """Writes groups, judged or not, one row per completion; `read_groups` gives equal groups back.
 
     `token_columns` holds further numbers per token (one list per completion, as long as its tokens, or None
     where there are none) and `columns` further values per completion; both follow the completions' order,
     group after group. Floats keep every bit. Prompt columns go through JSON: their tuples come back as lists.
+    `flag` is as in `atomic_file`, which says what a power cut leaves.
 
     Raises DataError for a prompt column that JSON cannot hold, ValueError for a further column of the wrong
     length or name, RunError when the file cannot be written.
@@ -134,7 +170,7 @@ def write_groups(
         arrays[name] = _array(name, values, None)
 
     table = pyarrow.table(arrays)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, flag=flag) as temporary:
         parquet.write_table(table, temporary, compression="zstd")
 
 

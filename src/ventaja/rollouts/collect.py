@@ -49,13 +49,22 @@ def sample_and_judge(
     max_broken_fraction: float,
     should_stop: Callable[[], bool] = lambda: False,
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    finished: Callable[[int, int, Completion], None] | None = None,
 ) -> list[Group]:
     """`sample_groups`, judged; with `overlap` answers are judged while others are still being sampled.
 
-    Both parts go on inside `phase("sampling")` and `phase("judging")`. Raises RewardError if more than
+    `finished` is told of each answer as in `sample_groups`. Both parts go on inside `phase("sampling")` and `phase("judging")`. Raises RewardError if more than
     `max_broken_fraction` of the judgements are broken, and whatever `environment.judge` raises.
     """
     early = EarlyJudge(environment, prompts, prompt_ids) if overlap else None
+    listeners: list[Callable[[int, int, Completion], None]] = [early.begin] if early else []
+    if finished is not None:
+        listeners.append(finished)
+
+    def tell(prompt: int, k: int, completion: Completion) -> None:
+        for listener in listeners:
+            listener(prompt, k, completion)
+
     try:
         with phase("sampling"):
             groups = sample_groups(
@@ -66,7 +75,7 @@ def sample_and_judge(
                 size=size,
                 seeds=seeds,
                 should_stop=should_stop,
-                **({"finished": early.begin} if early else {}),
+                **({"finished": tell} if listeners else {}),
             )
         with phase("judging"):
             judged = early.judged(groups) if early else environment.judge(groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import replace
 
 from ventaja.environments import Environment
@@ -42,7 +43,10 @@ class EarlyJudge:
             self._begun.add((prompt, k))
             self._waiting[prompt, k] = completion
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="ventaja-early-judge", daemon=True)
+                here = copy_context()  # so that the thread knows whose round it judges
+                self._thread = threading.Thread(
+                    target=here.run, args=(self._work,), name="ventaja-early-judge", daemon=True
+                )
                 self._thread.start()
 
     def judged(self, groups: Sequence[Group]) -> list[Group]:

@@ -7,6 +7,7 @@ from ventaja.tracking.progress import (
     SFT_COLUMNS,
     Column,
     Progress,
+    loading,
     sparkline,
     table,
 )
@@ -18,6 +19,7 @@ from ventaja.tracking.trackers import (
     Tracker,
     TrackioTracker,
     WandbTracker,
+    check_trackers,
     make_trackers,
 )
 
@@ -34,6 +36,8 @@ __all__ = [
     "Tracker",
     "TrackioTracker",
     "WandbTracker",
+    "check_trackers",
+    "loading",
     "make_trackers",
     "reward_curve_svg",
     "sparkline",

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -14,16 +15,21 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from ventaja.errors import ConfigError, RunError
-from ventaja.records.files import atomic_file, unwritable
+from ventaja.records.files import atomic_file, sync, unwritable
+from ventaja.tracking.lock import HOLDER, LOCK, locked
 
 _COMMAND_LINE = "# command: "
+_NO_FILES = (LOCK, HOLDER, ".DS_Store")
+"""What a folder may hold and still be empty."""
 
 
 class RunFolder:
     """The files of one run, for the process that writes them. To look at a run, open it with `Run`.
 
-    `create` begins a run and `open` continues or reads one. Every write is whole or absent: a process killed
-    in the middle leaves at most half a last line of metrics, which reading skips and the next write removes.
+    `create` begins a run and `open` reads one; whoever writes does so inside `locked`. Every write is whole or absent: a
+    process killed in the middle leaves at most half a last line of metrics, which reading skips and the next write
+    removes. After a power cut config.yaml and the rollouts are there as written; lines of metrics are there up to the
+    last `sync`, which comes before every checkpoint.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,30 +39,27 @@ class RunFolder:
     def create(cls, path: str | Path, config: Mapping[str, Any], *, command: str) -> RunFolder:
         """Begins a run: makes the folder, and writes `config` and, as a comment above it, the command.
 
-        Raises RunError if the folder holds a run already or cannot be written, ConfigError for a setting that
-        YAML cannot hold.
+        Raises RunError if the folder holds something already (see `check_is_free`) or cannot be written, ConfigError
+        for a setting that YAML cannot hold.
         """
         folder = cls(path)
         text = yaml.safe_dump(_plain(config, "config"), sort_keys=False, allow_unicode=True)
-        if folder._holds_a_run():
-            raise RunError(folder._is_taken())
+        folder.check_is_free()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
+            # First, so that whatever else is there belongs to a run.
+            with atomic_file(folder.config_path) as temporary:
+                temporary.write_text(f"{_COMMAND_LINE}{_one_line(command)}\n{text}", encoding="utf-8")
             folder.rollouts_path.mkdir(exist_ok=True)
             folder.checkpoints_path.mkdir(exist_ok=True)
             folder.metrics_path.touch()
-            # "x": of two processes that begin in one folder at once, only one gets it.
-            with folder.config_path.open("x", encoding="utf-8") as file:
-                file.write(f"{_COMMAND_LINE}{_one_line(command)}\n{text}")
-        except FileExistsError as error:
-            raise RunError(folder._is_taken()) from error
         except OSError as error:
             raise RunError(unwritable(folder.path, error)) from error
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run, to go on with or to read. Raises RunError if there is none."""
+        """An existing run, to read. Raises RunError if there is none."""
         folder = cls(path)
         if folder.config_path.is_file():
             return folder
@@ -68,9 +71,50 @@ class RunFolder:
         if siblings:
             newest = max(siblings, key=lambda sibling: (sibling / "config.yaml").stat().st_mtime)
             problem += f" The newest run beside it is {newest}."
-        raise RunError(
-            problem + " Give the folder that --run.folder named, or leave out --run.resume to begin anew."
-        )
+        raise RunError(f"{problem} Give the folder that --run.folder named.")
+
+    @contextmanager
+    def locked(self, *, command: str = "") -> Iterator[None]:
+        """Only this process writes to the folder while the block runs; reading needs no lock.
+
+        Made if it is not there, and removed again if the block leaves nothing in it. Raises RunError if another process
+        holds it (the message says which, where, since when and with what command), or if there can be no run here.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(
+                f"{self.path}: this is a file, and a run needs a folder. Choose another with --run.folder."
+            )
+        is_run = self.config_path.exists() and (self.is_unused or self._has_results())
+        if not (is_run or (self.path / LOCK).exists()):
+            self.check_is_free()  # before the lock's file is put there
+        with locked(self.path, command=_one_line(command)):
+            if not self.config_path.exists():
+                self.check_is_free()
+            yield
+
+    def check_is_free(self) -> None:
+        """Raises RunError if a run cannot begin here: there is one already, or there are files of something else.
+
+        A run that ended before it wrote a round or a checkpoint (`is_unused`) is no hindrance.
+        """
+        try:
+            found = sorted(path.name for path in self.path.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunError(unwritable(self.path, error)) from error
+        if self._has_results():
+            raise RunError(
+                f"{self.path}: this folder holds a run already. Choose another with --run.folder other, or go on with "
+                "this one with --run.resume true."
+            )
+        foreign = [name for name in found if name not in _NO_FILES and not name.endswith(".tmp")]
+        if foreign and not self.is_unused:
+            shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+            raise RunError(
+                f"{self.path}: this folder is not empty and holds no run ({shown}), and a run keeps its files apart from "
+                f"others. Choose a new folder, such as --run.folder {self.path / 'run'}"
+            )
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -134,7 +178,7 @@ class RunFolder:
         return first.removeprefix(_COMMAND_LINE).strip() if first.startswith(_COMMAND_LINE) else ""
 
     def append_metrics(self, round: int, metrics: Mapping[str, Any]) -> None:
-        """Adds one line of strict JSON for `round`, handed to the system before this returns.
+        """Adds one line of strict JSON for `round`, handed to the system (see `sync`) before this returns.
 
         Values are numbers (Python, NumPy or one-element tensors), text or None; NaN and ±∞ become null.
         Raises RunError if the disk is full; the earlier lines stay whole.
@@ -205,19 +249,28 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: rollouts after round {round} cannot be removed: {error}") from error
 
-    def _holds_a_run(self) -> bool:
-        return (
-            self.config_path.exists()
-            or (self.metrics_path.exists() and self.metrics_path.stat().st_size > 0)
-            or any(self.checkpoints_path.glob("*"))
-            or any(self.rollouts_path.glob("*.parquet"))
-        )
+    @property
+    def is_unused(self) -> bool:
+        """True for a run that has begun but has no metrics, rollouts or checkpoint: nothing that one would miss."""
+        try:
+            begun = self.config_path.read_bytes().startswith(_COMMAND_LINE.encode())
+        except OSError:
+            return False
+        return begun and not self._has_results()
 
-    def _is_taken(self) -> str:
+    def _has_results(self) -> bool:
         return (
-            f"{self.path}: this folder holds a run already. "
-            "Choose another with --run.folder other, or go on with this one with --run.resume true."
-        )
+            (self.metrics_path.exists() and self.metrics_path.stat().st_size > 0)
+            or any(self.rollouts_path.glob("*.parquet"))
+            or any(not re.fullmatch(r"\.\d+", path.name) for path in self.checkpoints_path.glob("*"))
+        )  # .000010 is a checkpoint that was being written when the process was killed
+
+    def sync(self) -> None:
+        """Have the metrics on the disk before this returns. Raises RunError if the system cannot."""
+        try:
+            sync(self.metrics_path)
+        except OSError as error:
+            raise RunError(unwritable(self.metrics_path, error)) from error
 
 
 class _Kept(NamedTuple):

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,7 @@ class Column:
 RL_COLUMNS = (
     Column(metric="reward", label="reward", format=".3f", sparkline=True),
     Column(metric="eval/accuracy_greedy", label="held out", format=".1%"),
+    Column(metric="eval/reward", label="held-out reward", format=".3f"),
     Column(metric="kl", label="KL", format=".4f"),
     Column(metric="entropy", label="entropy", format=".3f"),
     Column(metric="completions/mean_length", label="length", format=".0f"),
@@ -59,7 +61,6 @@ EVAL_COLUMNS = (
 )
 """For an evaluation."""
 
-_SECONDS_BETWEEN_LINES = 1.0
 _SECONDS_BETWEEN_SAMPLES = 30.0
 _SPARKLINE_WIDTH = 16
 
@@ -73,7 +74,7 @@ class Progress:
             progress.update(round, metrics)   # rounds count from 1: `round` of `total` are done
 
     On a terminal one live display is redrawn in place. Anywhere else (a pipe, CI, a notebook) each update is
-    a short line, at most about one a second, and the last one always. `interactive` overrides the choice.
+    a short line, at most one in about `seconds_between_lines`, and the last one always. `interactive` overrides the choice.
     A resumed run gives as `start` how many are done already.
     """
 
@@ -86,6 +87,7 @@ class Progress:
         start: int = 0,
         console: Console | None = None,
         interactive: bool | None = None,
+        seconds_between_lines: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
@@ -94,6 +96,7 @@ class Progress:
         self._unit = unit
         self._interactive = self.console.is_interactive if interactive is None else interactive
         self._clock = clock
+        self._seconds_between_lines = seconds_between_lines
         self._done = start
         self._phase = ""
         self._metrics: dict[str, int | float] = {}
@@ -139,7 +142,7 @@ class Progress:
             if column.sparkline and column.metric in metrics:
                 self._history[column.metric].append(math.nan if value is None else value)
         if self._live is None and (
-            round >= self._total or self._clock() - self._printed_at >= _SECONDS_BETWEEN_LINES
+            round >= self._total or self._clock() - self._printed_at >= self._seconds_between_lines
         ):
             self._print_line()
 
@@ -214,6 +217,20 @@ class Progress:
         if last_done <= first_done:
             return ""
         return _duration((self._total - self._done) * (last_time - first_time) / (last_done - first_done))
+
+
+@contextmanager
+def loading(name: str, console: Console | None = None) -> Iterator[None]:
+    """A sign of life before there is any progress: `Loading NAME …`, turning on a terminal while the block runs, and one
+    line anywhere else."""
+    console = console or Console()
+    text = Text(f"Loading {_printable(name)} …", style="dim")
+    if console.is_interactive:
+        with console.status(text):
+            yield
+    else:
+        console.print(text, soft_wrap=True)
+        yield
 
 
 def sparkline(values: Sequence[int | float], *, width: int = _SPARKLINE_WIDTH) -> str:

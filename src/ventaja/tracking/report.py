@@ -76,7 +76,7 @@ def write_report(folder: str | Path) -> Path:
     page = _PAGE.format(
         title=_text(run.name), facts=" · ".join(facts), style=_STYLE, body="\n".join(sections)
     )
-    with atomic_file(run.folder.report_path) as temporary:
+    with atomic_file(run.folder.report_path, flag=None) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return run.folder.report_path
 
@@ -103,7 +103,7 @@ def reward_curve_svg(runs: Mapping[str, Run], path: str | Path, *, metric: str =
     axes.set_ylabel(metric, parse_math=False)
     if len(runs) == 1:
         axes.set_title(next(iter(runs)), loc="left", parse_math=False)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, flag=None) as temporary:
         temporary.write_text(_svg(figure, shapes=True) + "\n", encoding="utf-8")
     return Path(path)
 

@@ -117,12 +117,7 @@ def make_trackers(
     unknown name, or a tracker whose package is not installed, before any tracker has begun.
     """
     names = list(dict.fromkeys(names))
-    for name in names:
-        if name not in TRACKERS:
-            hint = did_you_mean(name, TRACKERS)
-            raise ConfigError(f"There is no tracker {name!r}.{hint} Ventaja knows {', '.join(TRACKERS)}.")
-        if name != "tensorboard":
-            _import(name)
+    check_trackers(names)
     made: list[Tracker] = []
     for name in names:
         if name == "tensorboard":
@@ -132,6 +127,16 @@ def make_trackers(
         else:
             made.append(TrackioTracker(folder, config, project=project))
     return made
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raises ConfigError for an unknown name, or a tracker whose package is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            hint = did_you_mean(name, TRACKERS)
+            raise ConfigError(f"There is no tracker {name!r}.{hint} Ventaja knows {', '.join(TRACKERS)}.")
+        if name != "tensorboard":
+            _import(name)
 
 
 class _Memory:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ventaja.errors import RunError
 from ventaja.models import Policy
 from ventaja.records import Group, read_groups, write_groups
+from ventaja.records.files import sync, sync_tree
 from ventaja.training.optimiser import Optimiser
 
 FORMAT = 2
@@ -36,6 +37,9 @@ def save_checkpoint(
     groups: list[Group] | None = None,
 ) -> None:
     """Write a whole checkpoint beside `path`, then rename it into place: it is there entirely or not at all.
+
+    That holds when the process is killed, and when the power is cut: every file is on the disk before the rename, the
+    rename before an earlier checkpoint of that number is removed, and all of it before this returns.
 
     `state` is JSON (floats keep every bit), `tables` are tensors and `groups` the rollouts of a round that is
     not over. Raises RunError if it cannot be written; earlier checkpoints stay as they are.
@@ -68,12 +72,17 @@ def save_checkpoint(
 
 
 def _put_in_place(work: Path, path: Path) -> None:
-    """Rename `work` to `path`. An earlier checkpoint of that number is removed only after that."""
+    """Rename `work` to `path`. An earlier checkpoint of that number is removed only after that.
+
+    Each step is on the disk before the next begins; `recover_checkpoints` mends what a cut in between leaves.
+    """
+    sync_tree(work)
     earlier = path.with_name(f".{path.name}{EARLIER}")
     shutil.rmtree(earlier, ignore_errors=True)
     if path.exists():
         path.rename(earlier)
     work.rename(path)
+    sync(path.parent)
     shutil.rmtree(earlier, ignore_errors=True)
 
 

@@ -53,10 +53,6 @@ class Collector:
             for group in groups:
                 (kept if self._teaches(group) else uniform).append(group)
         if not kept:
-            self.progress.note(
-                f"dynamic sampling: all {asked} groups had equal rewards, so this round teaches nothing. The "
-                "task is too easy or too hard for now."
-            )
             return uniform[:wanted], uniform[wanted:]
         return kept, uniform
 

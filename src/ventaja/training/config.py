@@ -82,6 +82,8 @@ class RewardFunctionConfig(Settings):
 
     function: str
     """exact_match, regex, math_verify, reasoning_gym, path/to/file.py:function or package.module:function."""
+    name: str | None = Field(None, min_length=1)
+    """What it is reported under, as rewards/NAME; its own name if unset. No two rewards may share one."""
     weight: float = 1.0
     """Its weight in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -217,11 +219,11 @@ class RunConfig(Settings):
     """Where the run goes, how long it is, and what it keeps."""
 
     folder: Path
-    """The run folder. It must be new, unless `resume` is on."""
-    seed: int = Field(0, ge=0)
+    """The run folder. It must be new or empty, unless `resume` is on. One process at a time writes to it."""
+    seed: int = Field(0, ge=0, lt=2**64)
     """Everything random follows from it."""
     resume: bool = False
-    """Go on from the folder's last checkpoint; begin if there is none."""
+    """Go on from the folder's last checkpoint; begin if there is none. A run that is over goes on if it is made longer."""
     checkpoint_every: int | None = Field(20, ge=1)
     """Checkpoint after every this many optimiser steps; null: only at the end, and when the run is stopped."""
     keep_checkpoints: int = Field(1, ge=1)

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from math import comb
+from pathlib import Path
 from statistics import fmean
 
-from ventaja.environments import Environment, SingleTurn, default_rewards, load_reward
+from rich.console import Console
+
+from ventaja.environments import Environment, SingleTurn, default_rewards, load_reward, noted_metrics
 from ventaja.environments import Reward as RewardSpec
-from ventaja.errors import RewardError
+from ventaja.errors import RewardError, RunError
 from ventaja.models import load_policy
-from ventaja.records import Group, Prompt, StopReason, write_groups
+from ventaja.records import Completion, Group, Judgement, Prompt, StopReason, write_groups
+from ventaja.records.files import unwritable
 from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_and_judge
+from ventaja.tracking import EVAL_COLUMNS, Progress, loading
 from ventaja.training.config import EvaluationConfig, RewardConfig
 from ventaja.training.data import training_prompts
-from ventaja.training.prompts import render_all
+from ventaja.training.prompts import left_out_note, render_all, room_note
 
-FULL_MARKS = 1.0
-"""An answer is right if its reward reaches this."""
+SECONDS_BETWEEN_LINES = 10.0
+"""Of progress where there is no terminal: a measurement has no rounds that a line could tell of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `ventaja eval` measures. Accuracies are shares of answers with full marks (a reward of 1)."""
+    """What `ventaja eval` measures. An accuracy is a share of answers with full marks.
+
+    What full marks are, a reward function says (the built-in verifiers do, by their attribute `full_marks`); an answer
+    has them if every function that judged it gave its own. Where no function says so, answers are right or wrong if
+    all of their rewards are 1 or 0. Otherwise there is no right and wrong, and accuracies are None.
+    """
 
     problems: int
-    accuracy_sampled: float
-    accuracy_greedy: float
+    accuracy_sampled: float | None
+    accuracy_greedy: float | None
     pass_at: dict[int, float]
-    """pass@k: the chance that at least one of k sampled answers is right."""
+    """pass@k: the chance that at least one of k sampled answers is right; empty where there is no right."""
     mean_reward: float
     """Of the sampled answers."""
     truncated_fraction: float
     """Sampled answers that were cut off by max_tokens."""
     seconds: float
+    reward_metrics: dict[str, float] = field(default_factory=dict)
+    """`reward_metrics/NAME`: means of what reward functions gave to `log_metric`, over all answers, greedy ones too."""
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -50,35 +63,95 @@ def load_rewards(config: RewardConfig, source: str) -> tuple[RewardSpec, ...]:
     """The configured reward functions, or the task's own verifier if none is."""
     if not config.functions:
         return default_rewards(source)
-    return tuple(load_reward(f.function, options=f.options, weight=f.weight) for f in config.functions)
+    return tuple(
+        load_reward(f.function, name=f.name, options=f.options, weight=f.weight) for f in config.functions
+    )
 
 
-def evaluate(config: EvaluationConfig) -> Evaluation:
-    """Load the model and the problems, and measure."""
-    rewards = load_rewards(config.reward, config.data.source)
-    prompts = training_prompts(config.data)
-    environment = SingleTurn(prompts=prompts, rewards=rewards, timeout=config.reward.timeout)
-    policy = load_policy(
-        config.model.name,
-        device=config.model.device,
-        precision=config.model.precision,
-        trust_remote_code=config.model.trust_remote_code,
-        chat_template=config.model.chat_template,
+def full_marks(rewards: Sequence[RewardSpec]) -> dict[str, float] | None:
+    """What each reward function gives a right answer, by its name; None unless all of them say."""
+    marks = {reward.name: reward.full_marks for reward in rewards}
+    return (
+        {name: mark for name, mark in marks.items() if mark is not None}
+        if None not in marks.values()
+        else None
     )
-    prompts, ids, _ = render_all(policy, environment.prompts, max_prompt_tokens=config.data.max_prompt_tokens)
-    result, sampled = measure(
-        LocalEngine(policy, max_batch=config.max_batch),
-        environment,
-        prompts,
-        ids,
-        config.sampling,
-        config.reward,
-        samples=config.samples,
-        seed=config.seed,
-    )
+
+
+def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Evaluation:
+    """Load the model and the problems, and measure. Progress is shown on `console`: standard error, if it is None.
+
+    Raises VentajaError with what to do next.
+    """
+    console = console or Console(stderr=True)
     if config.output is not None:
-        write_groups(config.output, sampled)
+        _check_output(config.output)
+    with loading(config.model.name, console):
+        rewards = load_rewards(config.reward, config.data.source)
+        prompts = training_prompts(config.data)
+        environment = SingleTurn(prompts=prompts, rewards=rewards, timeout=config.reward.timeout)
+        policy = load_policy(
+            config.model.name,
+            device=config.model.device,
+            precision=config.model.precision,
+            trust_remote_code=config.model.trust_remote_code,
+            chat_template=config.model.chat_template,
+        )
+    limit = config.data.max_prompt_tokens
+    prompts, ids, left_out = render_all(policy, environment.prompts, max_prompt_tokens=limit)
+    progress = Progress(
+        len(prompts) * (config.samples + 1),
+        EVAL_COLUMNS,
+        unit="answer",
+        console=console,
+        seconds_between_lines=SECONDS_BETWEEN_LINES,
+    )
+    for note in (policy.fallback_note, left_out_note(left_out), room_note(policy, ids, config.sampling)):
+        if note:
+            progress.note(note)
+    start, answers, tokens = time.perf_counter(), 0, 0
+
+    def finished(prompt: int, k: int, completion: Completion) -> None:
+        nonlocal answers, tokens
+        answers, tokens = answers + 1, tokens + len(completion)
+        progress.update(answers, {"tokens_per_second": tokens / (time.perf_counter() - start)})
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        progress.phase(name)
+        yield
+
+    with progress:
+        result, sampled = measure(
+            LocalEngine(policy, max_batch=config.max_batch),
+            environment,
+            prompts,
+            ids,
+            config.sampling,
+            config.reward,
+            full_marks=full_marks(rewards),
+            samples=config.samples,
+            seed=config.seed,
+            phase=phase,
+            finished=finished,
+        )
+    if config.output is not None:
+        write_groups(config.output, sampled, flag="--output")
     return result
+
+
+def _check_output(path: Path) -> None:
+    """Raises RunError now for a file that could not be written in the end, when all the work would be lost."""
+    if path.is_dir():
+        raise RunError(f"{path}: this is a folder. Give a file, such as --output {path / 'answers.parquet'}")
+    was_there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise RunError(unwritable(path, error, flag="--output")) from error
 
 
 def measure(
@@ -91,46 +164,80 @@ def measure(
     *,
     samples: int,
     seed: int,
+    full_marks: Mapping[str, float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    finished: Callable[[int, int, Completion], None] | None = None,
 ) -> tuple[Evaluation, list[Group]]:
     """Sampled and greedy accuracy on the given problems, and the judged sampled answers.
 
-    Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many judgements
+    `full_marks` is what each reward function gives a right answer; `phase` and `finished` are told of the way there, as
+    in `sample_and_judge`. Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many judgements
     are broken.
     """
     start = time.perf_counter()
     seeds = [(seed, 0xE7A1, p) for p in range(len(prompts))]
     greedy = sampling.model_copy(update={"temperature": 0.0})
-    judged = {
-        kind: sample_and_judge(
-            engine, environment, prompts, prompt_ids, how,
-            size=count, seeds=seeds, should_stop=should_stop,
-            overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction,
-        )
-        for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
-    }  # fmt: skip
-    rewards = [[j.reward for j in g.judgements if j.is_valid] for g in judged["sampled"]]
-    right = [sum(r >= FULL_MARKS for r in row) for row in rewards]
-    most = max((len(row) for row in rewards), default=0)  # broken answers do not count
-    counts = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= most]
-    greedy_rewards = [j.reward for g in judged["greedy"] for j in g.judgements if j.is_valid]
-    if not any(rewards) or not greedy_rewards:
+    with noted_metrics() as noted:
+        judged = {
+            kind: sample_and_judge(
+                engine, environment, prompts, prompt_ids, how,
+                size=count, seeds=seeds, should_stop=should_stop, phase=phase, finished=finished,
+                overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction,
+            )
+            for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
+        }  # fmt: skip
+    valid = {
+        kind: [[j for j in group.judgements if j.is_valid] for group in groups]
+        for kind, groups in judged.items()
+    }
+    if not all(any(rows) for rows in valid.values()):
         raise RewardError(
             f"none of the answers to the {len(prompts)} problems could be judged: every reward was None or "
             "broken. Check that the problems have the columns that the reward function reads."
         )
+    is_right = _what_is_right(full_marks, [j for rows in valid.values() for row in rows for j in row])
+    accuracy: dict[str, float | None] = dict.fromkeys(valid)
+    pass_at: dict[int, float] = {}
+    if is_right is not None:
+        right = {kind: [sum(map(is_right, row)) for row in rows if row] for kind, rows in valid.items()}
+        judged_answers = {kind: [len(row) for row in rows if row] for kind, rows in valid.items()}
+        for kind in valid:
+            accuracy[kind] = fmean(c / n for c, n in zip(right[kind], judged_answers[kind], strict=True))
+        pairs = list(
+            zip(judged_answers["sampled"], right["sampled"], strict=True)
+        )  # broken answers do not count
+        most = max(n for n, _ in pairs)
+        pass_at = {
+            k: fmean(pass_at_k(n, c, k) for n, c in pairs if n >= k)
+            for k in (1, 2, 4, 8, 16, 32, 64)
+            if k <= most
+        }
     completions = [c for g in judged["sampled"] for c in g.completions]
     return Evaluation(
         problems=len(prompts),
-        accuracy_sampled=fmean(c / len(row) for c, row in zip(right, rewards, strict=True) if row),
-        accuracy_greedy=fmean(r >= FULL_MARKS for r in greedy_rewards),
-        pass_at={
-            k: fmean(
-                pass_at_k(len(row), c, k) for c, row in zip(right, rewards, strict=True) if len(row) >= k
-            )
-            for k in counts
-        },
-        mean_reward=fmean(r for row in rewards for r in row),
+        accuracy_sampled=accuracy["sampled"],
+        accuracy_greedy=accuracy["greedy"],
+        pass_at=pass_at,
+        mean_reward=fmean(j.reward for row in valid["sampled"] for j in row),
         truncated_fraction=fmean(c.stop is StopReason.LENGTH for c in completions),
         seconds=time.perf_counter() - start,
+        reward_metrics=noted.means(),
     ), judged["sampled"]
+
+
+def _what_is_right(
+    full_marks: Mapping[str, float] | None, judgements: Sequence[Judgement]
+) -> Callable[[Judgement], bool] | None:
+    """Tells a right answer by its judgement; None where rewards are of a kind that knows no right and wrong."""
+    if full_marks:
+        marks = full_marks
+
+        def has_full_marks(judgement: Judgement) -> bool:
+            given = {name: score for name, score in judgement.components.items() if score is not None}
+            return bool(given) and all(score >= marks[name] for name, score in given.items())
+
+        return has_full_marks
+    if all(judgement.reward in (0.0, 1.0) for judgement in judgements):
+        return lambda judgement: judgement.reward == 1.0
+    return None

@@ -27,6 +27,8 @@ class Optimiser:
         self.config = config
         self.total_updates = total_updates
         self.updates = 0
+        self.is_whole = True
+        """False while a step is being made: masters, moments and module are then of no one step."""
         self.parameters = dict(policy.parameters())
         self.masters: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
@@ -79,9 +81,11 @@ class Optimiser:
                     master.grad = torch.zeros_like(master)
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate
+            self.is_whole = False
             self.adamw.step()
             self._round_into_module()
             self.updates += 1
+            self.is_whole = True
         self.forget_gradients()
         return float(norm)
 

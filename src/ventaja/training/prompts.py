@@ -9,6 +9,7 @@ import numpy as np
 from ventaja.errors import DataError
 from ventaja.models import Policy, render_prompt
 from ventaja.records import Prompt
+from ventaja.settings import Sampling
 
 ORDER = 0x0D
 """Names the random stream of shuffles, apart from those of sampling and minibatches."""
@@ -50,3 +51,21 @@ def render_all(
             "Raise it."
         )
     return kept, ids, len(prompts) - len(kept)
+
+
+def left_out_note(count: int) -> str | None:
+    """What to say of prompts that `render_all` left out."""
+    return f"{count} prompts are longer than data.max_prompt_tokens and are left out." if count else None
+
+
+def room_note(policy: Policy, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> str | None:
+    """What to say where the model's context ends an answer before `sampling.max_tokens` does."""
+    context = policy.context_length
+    longest, shortest = max(map(len, prompt_ids)), min(map(len, prompt_ids))
+    if context is None or longest + sampling.max_tokens <= context:
+        return None
+    least, most = context - longest, min(context - shortest, sampling.max_tokens)
+    return (
+        f"sampling.max_tokens is {sampling.max_tokens}, but {policy.name} takes {context} tokens, prompt included: answers "
+        f"are cut off after {least if least == most else f'{least} to {most}'} tokens, by the length of their prompt."
+    )

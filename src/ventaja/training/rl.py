@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from ventaja.environments import Environment, Reward, SingleTurn
-from ventaja.errors import ConfigError, VentajaError
+from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
+from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
 from ventaja.records import Group, Prompt, StopReason
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
-from ventaja.tracking import RL_COLUMNS, Run
+from ventaja.tracking import RL_COLUMNS, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row, old_logprob_column, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import assign_advantages, reward_table
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
-from ventaja.training.evaluation import load_rewards, measure
+from ventaja.training.evaluation import full_marks, load_rewards, measure
 from ventaja.training.metrics import rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
-from ventaja.training.prompts import render_all
+from ventaja.training.prompts import left_out_note, render_all, room_note
 from ventaja.training.round import Round, State, timed
 from ventaja.training.row_budget import Cut, out_of_memory_explained
 from ventaja.training.session import Session, load
@@ -33,6 +32,11 @@ from ventaja.training.step import UpdateReport, update
 
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
+
+TOO_EASY_OR_HARD = (
+    "The task is too easy or too hard for now: take other prompts, give the model a supervised start, or raise "
+    "algorithm.group_size."
+)
 
 LESS_MEMORY = (
     "Sample fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
@@ -46,20 +50,30 @@ def train_rl(
     command: str = "",
     prompts: Sequence[Prompt] | None = None,
     rewards: Sequence[Reward] | None = None,
+    on_round: Callable[[Run, int], None] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train as the config says and return the run.
 
-    `prompts` and `rewards` stand in for what the config would load. Raises VentajaError with what
-    to do next; an error, Ctrl-C or SIGTERM in the middle first writes a checkpoint to go on from.
+    `prompts` and `rewards` stand in for what the config would load. `on_round(run, round)` is called after each
+    round's record is written, with the run to read and the round's number (from 1). A round that a resumed run plays
+    again is told of again. What it raises ends the run, as any error does.
+
+    Raises VentajaError with what to do next. An error of any kind, Ctrl-C (also twice) or SIGTERM in the middle first
+    writes a checkpoint to go on from, once something was trained.
     """
-    loop = RlLoop(config, command=command, prompts=prompts, rewards=rewards, console=console)
-    with loop.session.running(), loop.nothing_lost(), out_of_memory_explained(LESS_MEMORY):
-        for number in loop.rounds():
-            round_ = loop.state.round or loop.begin(number)
-            for index in loop.updates(round_):
-                loop.update(round_, index)
-            loop.finish(round_)
+    with RunFolder(config.run.folder).locked(command=command):
+        with loading(config.model.name, console):
+            loop = RlLoop(
+                config, command=command, prompts=prompts, rewards=rewards, on_round=on_round, console=console
+            )
+        session = loop.session
+        with session.running(), session.nothing_lost(loop.checkpoint), out_of_memory_explained(LESS_MEMORY):
+            for number in loop.rounds():
+                round_ = loop.state.round or loop.begin(number)
+                for index in loop.updates(round_):
+                    loop.update(round_, index)
+                loop.finish(round_)
     return Run(config.run.folder)
 
 
@@ -74,8 +88,10 @@ class RlLoop:
         prompts: Sequence[Prompt] | None,
         rewards: Sequence[Reward] | None,
         console: Console | None,
+        on_round: Callable[[Run, int], None] | None = None,
     ) -> None:
         self.config = config
+        self.on_round = on_round
         self.algorithm = config.algorithm.resolve()
         rewards = rewards or load_rewards(config.reward, config.data.source)
         prompts = prompts if prompts is not None else training_prompts(config.data)
@@ -88,6 +104,7 @@ class RlLoop:
             rewards=rewards,
             timeout=config.reward.timeout,
         )
+        self.full_marks = full_marks(rewards)
         self.session = Session(config, command=command)
         self.policy = self.session.policy
         self.reference = self._load_reference() if self.algorithm.needs_reference else None
@@ -107,11 +124,13 @@ class RlLoop:
         self.session.start(
             done=self.state.rounds_done,
             total=config.run.rounds,
+            setting="run.rounds",
             columns=RL_COLUMNS,
             unit="round",
             console=console,
         )
         self.progress = self.session.progress
+        self.run = Run(self.session.folder.path)
         self.collector = Collector(
             config=config,
             algorithm=self.algorithm,
@@ -123,8 +142,11 @@ class RlLoop:
             progress=self.progress,
         )
         self.said_that_judging_is_slow = False
-        if left_out:
-            self.progress.note(f"{left_out} prompts are longer than data.max_prompt_tokens and are left out.")
+        self.rounds_without_comparison = 0
+        asked = [*self.prompt_ids, *(self.held_out[1] if self.held_out else ())]
+        for note in (left_out_note(left_out), room_note(self.policy, asked, config.sampling)):
+            if note:
+                self.progress.note(note)
 
     # The story of a round -------------------------------------------------------------------------------
 
@@ -138,15 +160,17 @@ class RlLoop:
         seconds: dict[str, float] = {}
         taken = self.state.prompts_taken
         try:
-            groups, replaced = self.collector.collect(self.state, seconds)
+            with noted_metrics() as noted:
+                groups, replaced = self.collector.collect(self.state, seconds)
             self.engine.release()
-            sampled = rollout_metrics([*groups, *replaced])
+            sampled = rollout_metrics([*groups, *replaced]) | noted.means()
+            self._explain_nothing_to_compare(number, len(groups) + len(replaced), sampled)
             self.progress.phase("training")
             with timed(seconds, "training"):
                 batch = self._credit(number, groups, sampled)
         except Interrupted:
             self.state.prompts_taken = taken
-            self._checkpoint()
+            self.checkpoint()
             self.session.stop()
         except BaseException:
             self.state.prompts_taken = taken
@@ -184,11 +208,11 @@ class RlLoop:
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
             )
+        round_.reports.append(report)  # at once: whatever fails from here on, the step is made
         self.engine.load(self.policy, version=self.optimiser.updates)
-        round_.reports.append(report)
         self._explain_zero_loss(report)
         if len(round_.reports) < algorithm.updates_per_round:
-            self.session.pause(self._checkpoint)
+            self.session.pause(self.checkpoint)
 
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
@@ -212,25 +236,9 @@ class RlLoop:
             self.state.running = self.state.running.update(metrics["reward"])
         self.state.rounds_done = round_.number
         self.state.round = None
-        self.session.pause(self._checkpoint, last=round_.number == self.config.run.rounds)
-
-    @contextmanager
-    def nothing_lost(self) -> Iterator[None]:
-        """If an error ends the run, write a checkpoint of the last state that was whole, then let it pass on."""
-        try:
-            yield
-        except VentajaError as error:
-            if self.optimiser.updates == 0:
-                raise
-            try:
-                self._checkpoint()
-                self.progress.note(
-                    "The work so far is in a checkpoint. Mend what is wrong, then go on with "
-                    f"--run.folder {self.session.folder.path} --run.resume true"
-                )
-            except VentajaError as second:
-                self.progress.note(f"No checkpoint could be written: {second}")
-            raise error
+        if self.on_round is not None:
+            self.on_round(self.run, round_.number)
+        self.session.pause(self.checkpoint, last=round_.number == self.config.run.rounds)
 
     # Their parts ----------------------------------------------------------------------------------------
 
@@ -331,18 +339,19 @@ class RlLoop:
         try:
             result, _ = measure(
                 self.engine, self.environment, *self.held_out, self.config.sampling, self.config.reward,
-                samples=1, seed=self.config.eval.seed, should_stop=self._should_stop,
+                samples=1, seed=self.config.eval.seed, full_marks=self.full_marks, should_stop=self._should_stop,
             )  # fmt: skip
         except Interrupted:
-            self._checkpoint()  # its updates are made: a resumed run begins by measuring
+            self.checkpoint()  # its updates are made: a resumed run begins by measuring
             self.session.stop()
-        return {
+        metrics = {
             "eval/accuracy_sampled": result.accuracy_sampled,
             "eval/accuracy_greedy": result.accuracy_greedy,
             "eval/reward": result.mean_reward,
-        }
+        } | {f"eval/{name}": value for name, value in result.reward_metrics.items()}
+        return {name: value for name, value in metrics.items() if value is not None}
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
         self.session.save(**self.state.files())
 
     # Small things ---------------------------------------------------------------------------------------
@@ -365,6 +374,36 @@ class RlLoop:
                 "is minus the mean advantage, and advantages are centred on 0. Its gradient is not 0 (norm "
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
+
+    def _explain_nothing_to_compare(self, number: int, groups: int, sampled: dict[str, float]) -> None:
+        """Say that a round's rewards compare nothing: the first time, the tenth, the hundredth, and so on."""
+        within_groups = self.algorithm.baseline in ("group_mean", "leave_one_out")
+        if "reward" not in sampled:
+            why = (
+                "no answer has one, because all were None or broken. Check that the prompts have the columns that the "
+                "reward function reads."
+            )
+        elif self._penalty_differs(sampled):
+            return
+        elif sampled["reward_std"] == 0:
+            why = f"all {sampled['samples']:.0f} answers have the reward {sampled['reward']:.4g}. {TOO_EASY_OR_HARD}"
+        elif within_groups and sampled.get("frac_reward_zero_std") == 1:
+            why = f"in each of the {groups} groups all answers have the same. {TOO_EASY_OR_HARD}"
+        else:
+            return
+        self.rounds_without_comparison += 1
+        count = self.rounds_without_comparison
+        if count == 10 ** (len(str(count)) - 1):
+            so_far = f", for the {count}th time" if count > 1 else ""
+            self.progress.note(
+                f"The rewards of round {number} do not say which answers are better{so_far}: {why}"
+            )
+
+    def _penalty_differs(self, sampled: dict[str, float]) -> bool:
+        """True if answers that were cut off lose something, and only some were."""
+        return (
+            bool(self.config.reward.truncation_penalty) and 0 < sampled["completions/truncated_fraction"] < 1
+        )
 
     def _explain_slow_judging(self, seconds: dict[str, float]) -> None:
         judging, whole = seconds["judging"], sum(seconds.values())

@@ -19,7 +19,7 @@ from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
 from ventaja.settings import Precision
-from ventaja.tracking import Column, Progress, RunFolder, make_trackers
+from ventaja.tracking import Column, Progress, RunFolder, check_trackers, make_trackers
 from ventaja.training.checkpoint import (
     Checkpoint,
     recover_checkpoints,
@@ -35,13 +35,15 @@ from ventaja.training.row_budget import RowBudget
 class Session:
     """A run folder opened for training, fresh or resumed, with the model and optimiser as they should be.
 
-    `checkpoint` is what it resumes from, or None. After restoring its own state the caller calls `start`.
+    `checkpoint` is what it resumes from, or None. After restoring its own state the caller calls `start`. The caller
+    holds the folder's lock all the while (`RunFolder.locked`).
     """
 
     def __init__(self, config: RlConfig | SftConfig, *, command: str) -> None:
         self.config, self.command = config, command
         self.folder, self.checkpoint = _open_folder(config)
-        self.is_resumed = self.folder.config_path.exists()
+        self.begins_anew = self.folder.is_unused
+        self.is_resumed = self.folder.config_path.exists() and not self.begins_anew
         self.compute = resolve_precision(config.model.precision, resolve_device(config.model.device))
         self.start_model: str = (
             self.checkpoint.state["start_model"] if self.checkpoint else resolve_model(config.model.name)
@@ -52,6 +54,7 @@ class Session:
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
         self.policy = load(config.model, start, precision="float32")
         self.interrupts = Interrupts()
+        self._is_stopping = False
 
     def make_optimiser(self, *, total_updates: int) -> None:
         """The optimiser, from the checkpoint if there is one. From here on the policy computes in its precision."""
@@ -81,31 +84,57 @@ class Session:
             )
 
     def start(
-        self, *, done: int, total: int, columns: Sequence[Column], unit: str, console: Console | None
+        self,
+        *,
+        done: int,
+        total: int,
+        setting: str,
+        columns: Sequence[Column],
+        unit: str,
+        console: Console | None,
     ) -> None:
-        """Begin to show and track progress after `done` of `total` rounds or steps.
+        """Begin to show and track progress after `done` of `total` rounds or steps; `setting` names the total.
 
-        A new run's folder is made only here, when all else has turned out well: a mistake in the run file
+        A new run is begun in the folder only here, when all else has turned out well: a mistake in the run file
         leaves nothing behind.
         """
         if self.config.run.max_memory is not None:
             check_memory_limit(self.policy.device, self.config.run.max_memory)
         if self.is_resumed:
             self.folder.rewind(done)
-        self.trackers = (
-            make_trackers(  # before the folder is: one that is not installed leaves nothing behind
-                self.config.run.trackers,
-                self.folder.path,
-                self.config.model_dump(mode="json"),
-                first_step=done + 1,
-            )
-        )
+        check_trackers(self.config.run.trackers)
         if not self.is_resumed:
             RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
         keep_base(self.policy, self.folder.path)
+        self.trackers = make_trackers(
+            self.config.run.trackers,
+            self.folder.path,
+            self.config.model_dump(mode="json"),
+            first_step=done + 1,
+        )
         self.progress = Progress(total, columns, unit=unit, start=done, console=console)
+        self._recorded = done
+        self._saved = self._place
+        if note := self._how_it_begins(done, total, setting, unit):
+            self.progress.note(note)
         if note := self.policy.fallback_note:
             self.progress.note(note)
+
+    def _how_it_begins(self, done: int, total: int, setting: str, unit: str) -> str | None:
+        path = self.folder.path
+        if self.begins_anew:
+            return f"An earlier run in {path} ended before its first {unit} did; it is begun anew."
+        if not self.is_resumed:
+            return None
+        if done >= total:
+            fewer = "" if done == total else f", more than the {total} that {setting} asks for"
+            return (
+                f"{path} has done {done} {unit}s{fewer}: there is nothing left to do, and nothing is changed. To go "
+                f"on, raise {setting} above {done}."
+            )
+        if self.checkpoint is None:
+            return f"{path} has no checkpoint yet: the run begins again from its first {unit}."
+        return f"Going on after {unit} {done} of {total}, from {self.checkpoint.path}"
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -129,6 +158,7 @@ class Session:
     def record(self, number: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics, to the folder, the trackers and the screen."""
         self.folder.append_metrics(number, metrics)
+        self._recorded = number
         for tracker in self.trackers:
             tracker.log(metrics, number)
         self.progress.update(number, metrics)
@@ -142,12 +172,46 @@ class Session:
         if asked_to_stop and not last:
             self.stop()
 
+    @property
+    def _place(self) -> tuple[int, int]:
+        """How far the run is: optimiser steps made, and rounds or steps recorded."""
+        return self.optimiser.updates, self._recorded
+
+    @contextmanager
+    def nothing_lost(self, save: Callable[[], None]) -> Iterator[None]:
+        """If anything at all ends the block, have `save` write what the last checkpoint lacks, then let it pass on.
+
+        Whatever it is: an error of ours, a mistake in a user's function, memory, a second Ctrl-C. Nothing is written
+        before the first update, nor for a run that was cut off in the middle of an optimiser step: its weights are
+        neither those before nor those after.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self.optimiser.updates == 0 or self._is_stopping:
+                raise
+            if not self.optimiser.is_whole:
+                self.progress.note(
+                    "The run ended in the middle of an optimiser step, so its weights were not saved. The last "
+                    f"checkpoint is as it was. {self._go_on('From there, go on')}"
+                )
+                raise
+            try:
+                if self._place != self._saved:
+                    save()
+                how = "Go on" if isinstance(error, KeyboardInterrupt) else "Mend what is wrong, then go on"
+                self.progress.note(f"The work so far is in a checkpoint. {self._go_on(how)}")
+            except Exception as second:
+                self.progress.note(f"No checkpoint could be written: {second}")
+            raise
+
+    def _go_on(self, what: str) -> str:
+        return f"{what} with --run.folder {self.folder.path} --run.resume true"
+
     def stop(self) -> None:
         """End after a signal; the checkpoint has been written."""
-        self.progress.note(
-            "Stopped as asked; the checkpoint is written. Go on with "
-            f"--run.folder {self.folder.path} --run.resume true"
-        )
+        self._is_stopping = True
+        self.progress.note(f"Stopped as asked; the checkpoint is written. {self._go_on('Go on')}")
         self.interrupts.stop()
 
     def save(
@@ -157,11 +221,16 @@ class Session:
         tables: Mapping[str, Tensor] | None = None,
         groups: list[Group] | None = None,
     ) -> None:
-        """Write a checkpoint named after the number of updates, and remove those no longer kept."""
+        """Write a checkpoint named after the number of updates, and remove those no longer kept.
+
+        Whatever a power cut leaves of the run afterwards, the rounds before a checkpoint have their metrics.
+        """
         self.progress.phase("writing a checkpoint")
+        self.folder.sync()
         path = self.folder.checkpoint_path(self.optimiser.updates)
         state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
         save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
+        self._saved = self._place
         remove_old_checkpoints(self.folder.checkpoints(), keep=self.config.run.keep_checkpoints)
 
 
@@ -191,13 +260,10 @@ def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | 
     Raises RunError if it holds a run that is not to be resumed, or was begun with other settings.
     """
     folder = RunFolder(config.run.folder)
-    if not folder.config_path.exists():
-        return folder, None
     if not config.run.resume:
-        raise RunError(
-            f"{folder.path}: this folder holds a run already. Choose another with --run.folder other, or go on "
-            "with this one with --run.resume true."
-        )
+        folder.check_is_free()
+    if folder.is_unused or not folder.config_path.exists():
+        return folder, None
     _check_same_run(config, folder)
     recover_checkpoints(folder.checkpoints_path)
     checkpoints = folder.checkpoints()

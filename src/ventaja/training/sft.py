@@ -12,7 +12,7 @@ from ventaja.errors import DataError
 from ventaja.functional import token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
 from ventaja.records import Example
-from ventaja.tracking import SFT_COLUMNS, Run
+from ventaja.tracking import SFT_COLUMNS, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import SftConfig
 from ventaja.training.data import training_examples
@@ -34,20 +34,43 @@ def train_sft(
     examples: Sequence[Example] | None = None,
     console: Console | None = None,
 ) -> Run:
-    """Train as the config says and return the run; `examples` stand in for the config's data."""
-    if examples is None:
-        examples = training_examples(config.data)
-    session = Session(config, command=command)
-    tokenized, left_out = _tokenize(session.policy, examples, config)
-    session.check_same_rows([example.token_ids for example in tokenized])
-    run = config.run
-    steps = run.updates or run.epochs * max(1, len(tokenized) // run.batch_size)
-    session.make_optimiser(total_updates=steps)
-    optimiser = session.optimiser
-    session.start(done=optimiser.updates, total=steps, columns=SFT_COLUMNS, unit="step", console=console)
+    """Train as the config says and return the run; `examples` stand in for the config's data.
+
+    Raises VentajaError with what to do next. An error of any kind, Ctrl-C (also twice) or SIGTERM in the middle first
+    writes a checkpoint to go on from, once something was trained.
+    """
+    with RunFolder(config.run.folder).locked(command=command):
+        return _train(config, command=command, examples=examples, console=console)
+
+
+def _train(
+    config: SftConfig, *, command: str, examples: Sequence[Example] | None, console: Console | None
+) -> Run:
+    with loading(config.model.name, console):
+        if examples is None:
+            examples = training_examples(config.data)
+        session = Session(config, command=command)
+        tokenized, left_out = _tokenize(session.policy, examples, config)
+        session.check_same_rows([example.token_ids for example in tokenized])
+        run = config.run
+        steps = run.updates or run.epochs * max(1, len(tokenized) // run.batch_size)
+        session.make_optimiser(total_updates=steps)
+        optimiser = session.optimiser
+        session.start(
+            done=optimiser.updates,
+            total=steps,
+            setting="run.epochs" if run.updates is None else "run.updates",
+            columns=SFT_COLUMNS,
+            unit="step",
+            console=console,
+        )
     if left_out:
         session.progress.note(f"{left_out} examples are longer than data.max_prompt_tokens and are left out.")
-    with session.running(), out_of_memory_explained(LESS_MEMORY):
+
+    def save() -> None:
+        session.save({})
+
+    with session.running(), session.nothing_lost(save), out_of_memory_explained(LESS_MEMORY):
         while optimiser.updates < steps:
             start = time.perf_counter()
             taken = optimiser.updates * run.batch_size
@@ -74,7 +97,7 @@ def train_sft(
             if (swallowed := optimiser.swallowed()) is not None:
                 metrics["rounding/swallowed"] = swallowed
             session.record(optimiser.updates, metrics)
-            session.pause(lambda: session.save({}), last=optimiser.updates == steps)
+            session.pause(save, last=optimiser.updates == steps)
     return Run(run.folder)
 
 
