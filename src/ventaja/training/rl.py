@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,16 +15,17 @@ from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import ConfigError, VentajaError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
-from ventaja.records import Group, Prompt, StopReason
+from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
 from ventaja.tracking import RL_COLUMNS, Run
 from ventaja.training.batch import Batch, Row, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
-from ventaja.training.credit import assign_advantages, reward_table
+from ventaja.training.credit import assign_advantages, judged_batch
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
 from ventaja.training.evaluation import load_rewards, measure
-from ventaja.training.metrics import rollout_metrics, update_metrics
+from ventaja.training.left_out import left_out_sums, measure_left_out, teaches
+from ventaja.training.metrics import credit_metrics, ratio_metrics, rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import render_all
 from ventaja.training.round import Round, State, timed
@@ -33,7 +35,14 @@ from ventaja.training.step import UpdateReport, update
 
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
+LEFT_OUT = 0x10
+"""Names the random stream that draws which of the answers that are not trained on are measured."""
 
+CUT_SAMPLING = (
+    "sampling.top_k, top_p or min_p cut the distribution that answers are sampled from, but training scores the whole "
+    "one: ratios and KL are then those of another policy than the one that answered, and tokens that were cut off can "
+    "gain probability unseen. Leave them out for training; sampling/logprob_gap shows how large the mismatch is."
+)
 LESS_MEMORY = (
     "Sample fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
     "(optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
@@ -122,7 +131,10 @@ class RlLoop:
             should_stop=self._should_stop,
             progress=self.progress,
         )
+        self._keep_schedule()
         self.said_that_judging_is_slow = False
+        if not config.sampling.is_whole:
+            self.progress.note(CUT_SAMPLING)
         if left_out:
             self.progress.note(f"{left_out} prompts are longer than data.max_prompt_tokens and are left out.")
 
@@ -140,7 +152,9 @@ class RlLoop:
         try:
             groups, replaced = self.collector.collect(self.state, seconds)
             self.engine.release()
-            sampled = rollout_metrics([*groups, *replaced])
+            sampled = rollout_metrics([*groups, *replaced], has_spread=self.collector.has_spread)
+            if self.algorithm.dynamic_sampling:
+                sampled["replaced_groups"] = float(len(replaced))
             self.progress.phase("training")
             with timed(seconds, "training"):
                 batch = self._credit(number, groups, sampled)
@@ -156,17 +170,26 @@ class RlLoop:
 
     def updates(self, round_: Round) -> Iterator[int]:
         """Indices of the updates still to make on this round's samples."""
-        while len(round_.reports) < self.algorithm.updates_per_round:
+        while len(round_.reports) < self.algorithm.updates_per_round and not self._went_too_far(round_):
             yield len(round_.reports)
 
     def update(self, round_: Round, index: int) -> None:
-        """One optimiser step on one minibatch, then a checkpoint if one is due."""
+        """One optimiser step on one minibatch, if it teaches anything; then a checkpoint if one is due."""
         algorithm, batch = self.algorithm, round_.batch
         members = self._minibatch(round_.number, batch, index)
         if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
             round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
+            self._keep_schedule()
             return
         with timed(round_.seconds, "training"):
+            left_out = left_out_sums(
+                batch,
+                members,
+                algorithm,
+                lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+                moved=any(report.stepped for report in round_.reports),
+            )
+            log_ratio_ST = torch.full(batch.is_action_ST.shape, torch.nan)
             is_action = torch.zeros_like(batch.is_action_ST)
             is_action[members] = batch.is_action_ST[members]
             report = update(
@@ -174,20 +197,26 @@ class RlLoop:
                 self.optimiser,
                 self.session.budget,
                 lambda tokens: self._rows(batch, members, tokens),
-                PolicyObjective(algorithm, batch, self.state.kl_coef),
+                PolicyObjective(algorithm, batch, self.state.kl_coef, log_ratio_ST),
                 token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
+                left_out=left_out,
             )
+            ratios = ratio_metrics(batch, members, log_ratio_ST, algorithm)
+            report = replace(report, means=report.means | ratios)
         self.engine.load(self.policy, version=self.optimiser.updates)
         round_.reports.append(report)
+        self._keep_schedule()
         self._explain_zero_loss(report)
-        if len(round_.reports) < algorithm.updates_per_round:
+        if report.stepped and len(round_.reports) < algorithm.updates_per_round:
             self.session.pause(self._checkpoint)
 
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
         metrics = round_.sampled | update_metrics(round_.reports)
+        if self.algorithm.max_approx_kl is not None:
+            metrics["kl_early_stop"] = float(len(round_.reports) < self.algorithm.updates_per_round)
         if self._is_measured(round_.number):
             metrics |= self._measure()
         if self.reference is not None:
@@ -201,10 +230,11 @@ class RlLoop:
         self._show_sample(round_.groups)
         if "kl" in metrics:
             self._adapt_kl(metrics["kl"])
-        if "reward" in metrics:
-            self.state.running = self.state.running.update(metrics["reward"])
+        if "return" in metrics:
+            self.state.running = self.state.running.update(metrics["return"])
         self.state.rounds_done = round_.number
         self.state.round = None
+        self._keep_schedule()
         self.session.pause(self._checkpoint, last=round_.number == self.config.run.rounds)
 
     @contextmanager
@@ -229,19 +259,17 @@ class RlLoop:
 
     def _credit(self, number: int, groups: list[Group], sampled: dict[str, float]) -> Batch:
         """The round's samples with the columns that its updates need; a KL in the reward joins the metrics."""
-        algorithm, how = self.algorithm, self.config.reward
-        batch = Batch.of_groups(groups)
-        valid = [
-            completion
-            for group in groups
-            for completion, judgement in zip(group.completions, group.judgements, strict=True)
-            if judgement.is_valid
-        ]
-        if how.truncated == "mask":
-            truncated = torch.tensor([c.stop is StopReason.LENGTH for c in valid], dtype=torch.bool)
-            batch.is_action_ST[truncated] = False
-        batch.columns["sampler_logprob"] = batch.table([c.logprobs for c in valid])
-        reward_ST = reward_table(groups, batch, truncation_penalty=how.truncation_penalty or 0.0)
+        algorithm = self.algorithm
+        max_tokens = self.config.sampling.max_tokens
+        batch, reward_ST = judged_batch(groups, self.config.reward, max_tokens=max_tokens)
+        batch.columns["sampler_logprob"] = batch.table(
+            [
+                completion.logprobs
+                for group in groups
+                for completion, judgement in zip(group.completions, group.judgements, strict=True)
+                if judgement.is_valid
+            ]
+        )
         if self.reference is not None:
 
             def everything(tokens: int) -> list[Row]:
@@ -256,6 +284,8 @@ class RlLoop:
                 if batch.is_action_ST.any():
                     sampled["kl"] = float(kl_k3(log_ratio_ST)[batch.is_action_ST].mean())
         batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
+        tokens = round(sampled["completions/mean_length"] * sampled["samples"])
+        sampled |= credit_metrics(batch, reward_ST.sum(dim=1), algorithm, sampled_tokens=tokens)
         if not algorithm.is_on_policy and "old_logprob" not in batch.columns:
             # In the rows that the first updates will have, so that their ratio is 1 to the last bit: in bfloat16
             # another packing moves a log-prob by more than GSPO's whole clipping range.
@@ -265,14 +295,18 @@ class RlLoop:
                 self.policy,
                 lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)],
             )
+        measure_left_out(
+            batch,
+            algorithm,
+            lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+            seed=[self.config.run.seed, LEFT_OUT, number],
+        )
         return batch
 
     def _rows(self, batch: Batch, members: Sequence[int], max_tokens: int) -> list[Row]:
         """Packed rows of a minibatch, without the sequences that cannot change the update."""
-        if self.algorithm.kl != "loss" and not self.algorithm.entropy_coef:
-            changes = (batch.columns["advantage"] != 0).any(dim=1)
-            members = [s for s in members if changes[s]]
-        return batch.rows(members, max_tokens=max_tokens)
+        is_needed = teaches(batch, self.algorithm)
+        return batch.rows([s for s in members if is_needed[s]], max_tokens=max_tokens)
 
     @torch.no_grad()
     def _scores(self, batch: Batch, policy: Policy, cut: Cut, *, is_reference: bool = False) -> Tensor:
@@ -294,6 +328,17 @@ class RlLoop:
         rng = np.random.default_rng([self.config.run.seed, MINIBATCHES, number, epoch])
         chosen = np.array_split(rng.permutation(groups), self.algorithm.minibatches)[part]
         return torch.isin(batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
+
+    def _went_too_far(self, round_: Round) -> bool:
+        """True if the last update found the policy further from the one that sampled than `max_approx_kl`."""
+        limit = self.algorithm.max_approx_kl
+        return limit is not None and any(r.means.get("approx_kl", 0.0) > limit for r in round_.reports[-1:])
+
+    def _keep_schedule(self) -> None:
+        """Tell the optimiser how many of the updates planned so far made no step, so that its schedule ends in time."""
+        reports = self.state.round.reports if self.state.round else []
+        planned = self.state.rounds_done * self.algorithm.updates_per_round + len(reports)
+        self.optimiser.unmade = planned - self.optimiser.updates
 
     def _adapt_kl(self, kl: float) -> None:
         """β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)."""
@@ -339,11 +384,11 @@ class RlLoop:
         return reference
 
     def _explain_zero_loss(self, report: UpdateReport) -> None:
-        first = self.optimiser.updates == 1
+        first = self.optimiser.updates == 1 and self.algorithm.first_loss_is_zero
         if first and abs(report.loss) < 1e-4 and report.grad_norm > 0:
             self.progress.note(
                 f"The loss is {report.loss:.1e}, and that is right: on fresh samples the ratio is 1, so the loss "
-                "is minus the mean advantage, and advantages are centred on 0. Its gradient is not 0 (norm "
+                "is minus the mean advantage, and a group's advantages add up to 0. Its gradient is not 0 (norm "
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 

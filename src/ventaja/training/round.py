@@ -14,6 +14,7 @@ from ventaja.records import Group, write_groups
 from ventaja.training.batch import Batch
 from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.credit import RunningMean
+from ventaja.training.left_out import MEASURED
 from ventaja.training.step import UpdateReport
 
 
@@ -31,7 +32,9 @@ class Round:
 
     def write_rollouts(self, path: Path) -> None:
         """One row per completion, with the token-level columns; broken completions have none."""
-        tables = {n: t for n, t in sorted(self.batch.columns.items()) if n != "sampler_logprob"}
+        tables = {
+            n: t for n, t in sorted(self.batch.columns.items()) if n not in {"sampler_logprob", MEASURED}
+        }
         columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
         sequence = 0
         for group in self.groups:

@@ -59,6 +59,7 @@ class Session:
         )
         if self.checkpoint:
             self.checkpoint.restore(self.optimiser)
+        self.saved_updates = self.optimiser.updates
         if self.config.optimiser.gradient_checkpointing and not self.policy.can_recompute:
             raise ConfigError(
                 f"optimiser.gradient_checkpointing: {self.policy.name} does not say what its layers are, so they "
@@ -135,7 +136,11 @@ class Session:
         """A safe place between updates: checkpoint if one is due, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
-        if last or asked_to_stop or (every and self.optimiser.updates % every == 0):
+        updates = (
+            self.optimiser.updates
+        )  # where no step was made, an earlier checkpoint may stand there already
+        is_due = every is not None and updates % every == 0 and updates != self.saved_updates
+        if last or asked_to_stop or is_due:
             save()
         if asked_to_stop and not last:
             self.stop()
@@ -160,6 +165,7 @@ class Session:
         path = self.folder.checkpoint_path(self.optimiser.updates)
         state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
         save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
+        self.saved_updates = self.optimiser.updates
         remove_old_checkpoints(self.folder.checkpoints(), keep=self.config.run.keep_checkpoints)
 
 
