@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -266,6 +267,20 @@ def assert_formula(algorithm, formula):
     assert loss == pytest.approx(expected, rel=1e-5, abs=1e-6)
     for s, (gradient, w) in enumerate(zip(per_token_gradient, weights, strict=True)):
         np.testing.assert_allclose(gradients[s], w * gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("far", [100.0, -100.0])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *VARIANTS])
+def test_a_policy_that_has_gone_far_astray_gets_finite_gradients(name, far, monkeypatch):
+    """exp(100) is infinite in float32's range, and infinity times 0 is NaN."""
+    algorithm = ALGORITHMS[name] if name in ALGORITHMS else VARIANTS[name][0]
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "OLD", [new - far for new in NEW])
+    monkeypatch.setattr(module, "REF", [new + far for new in NEW])
+    monkeypatch.setattr(torch.Tensor, "double", torch.Tensor.float)
+    loss, gradients = ours(algorithm)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_the_batch_meets_every_kind_of_clipping():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_task import group, metrics, run_rl, share_of_a
 from torch.testing import assert_close
 
@@ -16,6 +18,7 @@ from ventaja.training import left_out, rl
 from ventaja.training.algorithms import CISPO, DAPO, GRPO, replace
 from ventaja.training.batch import Batch, scores_table
 from ventaja.training.left_out import MEASURED, left_out_sums, measure_left_out, teaches
+from ventaja.training.session import Session
 
 
 def mostly_uniform(completions, prompts):
@@ -229,6 +232,70 @@ def test_a_minibatch_that_teaches_nothing_makes_no_step(model, tmp_path):
     )
     assert [line["updates"] for line in found] == [2.0] * 3  # of eight: in each epoch the one with prompt a
     assert all(0 < line["frac_tokens_trained"] < 0.2 for line in found)
+
+
+def test_rounds_without_a_step_write_no_checkpoint_again_and_again(model, tmp_path, monkeypatch):
+    written = []
+    original = Session.save
+
+    def save(session, *args, **kwargs):
+        written.append(session.optimiser.updates)
+        original(session, *args, **kwargs)
+
+    monkeypatch.setattr(Session, "save", save)
+
+    def second_round(completions):
+        nonlocal calls
+        calls += 1
+        return always_differ(completions) if calls == 2 else [1.0] * len(completions)
+
+    calls = 0
+    run = {"folder": str(tmp_path / "run"), "rounds": 5, "completions_per_round": 16, "trackers": [],
+           "checkpoint_every": 1}  # fmt: skip
+    run_rl(
+        tmp_path / "run", model, judge=second_round, algorithm={"name": "dr_grpo", "group_size": 4}, run=run
+    )
+    assert written == [1, 1]  # after the second round, and at the end
+
+
+def test_a_checkpoint_from_before_all_this_still_resumes(model, tmp_path, monkeypatch):
+    def nearly_all_differ(completions, prompts):
+        differing = zip(always_differ(completions), prompts, strict=True)
+        return [1.0 if prompt[4] == "a" else score for score, prompt in differing]
+
+    def run(*, resume=False):
+        run_rl(
+            tmp_path / "run", model, judge=nearly_all_differ,
+            algorithm={"name": "dapo", "group_size": 4, "minibatches": 2, "dynamic_sampling": False},
+            run={"folder": str(tmp_path / "run"), "rounds": 2, "completions_per_round": 32, "trackers": [],
+                 "checkpoint_every": 1, "resume": resume},
+        )  # fmt: skip
+
+    class Killed(BaseException):
+        pass
+
+    original = rl.update
+
+    def dying(policy, optimiser, *args, **kwargs):
+        if optimiser.updates == 1:
+            raise Killed
+        return original(policy, optimiser, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rl, "update", dying)
+        with pytest.raises(Killed):
+            run()
+    training = tmp_path / "run" / "checkpoints" / "000001" / "training"
+    state = json.loads((training / "state.json").read_text())
+    for report in state["round"]["reports"]:
+        del report["stepped"]
+    del state["round"]["sampled"]["return"]
+    (training / "state.json").write_text(json.dumps(state))
+    tables = load_file(training / "tables.safetensors")
+    del tables[MEASURED]
+    save_file(tables, training / "tables.safetensors")
+    run(resume=True)
+    assert [line["updates"] for line in metrics(tmp_path / "run")] == [2.0, 2.0]
 
 
 def test_a_schedule_ends_with_the_run_though_some_rounds_make_no_step(model, tmp_path, monkeypatch):
