@@ -59,7 +59,16 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(run.metrics) == 2
 
 
-def test_every_recorded_metric_is_documented(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "grpo", "epochs": 2, "entropy_coef": 0.01},
+        {"name": "gspo", "epochs": 2, "minibatches": 1, "dual_clip": 3.0, "max_approx_kl": 9.0},
+        {"name": "dapo", "minibatches": 2},
+    ],
+    ids=lambda algorithm: algorithm["name"],
+)
+def test_every_recorded_metric_is_documented(algorithm: dict[str, object], tmp_path: Path) -> None:
     from tiny import save_tiny_model  # type: ignore[import-not-found]
 
     save_tiny_model(tmp_path / "model", "llama")
@@ -67,14 +76,14 @@ def test_every_recorded_metric_is_documented(tmp_path: Path) -> None:
         model=str(tmp_path / "model"),
         prompts=["ab", "ba"],
         reward=lambda completions, **_: [float(len(c)) for c in completions],
-        algorithm={"name": "grpo", "epochs": 2, "entropy_coef": 0.01},
+        algorithm=algorithm,
         rounds=1,
         folder=tmp_path / "run",
         sampling={"max_tokens": 4},
         run={"completions_per_round": 16},
     )
     page = (ROOT / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"`([a-z_/]+)`", page)) | {"round"}
+    documented = set(re.findall(r"`([a-z0-9_/]+)`", page)) | {"round"}
     for name in run.metrics[-1]:
         assert re.sub(r"rewards/.*/", "rewards/NAME/", name) in documented | {
             "rewards/NAME/mean",

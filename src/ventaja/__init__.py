@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PPO,
         REINFORCE,
         REINFORCE_PP,
+        REINFORCE_PP_BASELINE,
         RLOO,
     )
 
@@ -45,6 +46,7 @@ __all__ = [
     "PPO",
     "REINFORCE",
     "REINFORCE_PP",
+    "REINFORCE_PP_BASELINE",
     "RLOO",
     "Algorithm",
     "Evaluation",
@@ -70,7 +72,18 @@ _HOME = {
     "VentajaError": "ventaja.errors",
     "Run": "ventaja.tracking",
     **dict.fromkeys(
-        ("CISPO", "DAPO", "DR_GRPO", "GRPO", "GSPO", "PPO", "REINFORCE", "REINFORCE_PP", "RLOO"),
+        (
+            "CISPO",
+            "DAPO",
+            "DR_GRPO",
+            "GRPO",
+            "GSPO",
+            "PPO",
+            "REINFORCE",
+            "REINFORCE_PP",
+            "REINFORCE_PP_BASELINE",
+            "RLOO",
+        ),
         "ventaja.training.algorithms",
     ),
 }

@@ -14,7 +14,7 @@ Precision = Literal["auto", "bfloat16", "float32"]
 class Settings(BaseModel):
     """Frozen, typed and validated; an unknown name is an error; attribute docstrings are the help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Sampling(Settings):
@@ -25,7 +25,8 @@ class Sampling(Settings):
     max_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens."""
     top_k: int | None = Field(None, ge=1)
-    """Keep the k likeliest tokens; all if unset."""
+    """Keep the k likeliest tokens; all if unset. In rl leave it out, and top_p and min_p too: training scores the
+    whole distribution (docs/metrics.md, `sampling/logprob_gap`)."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Keep the fewest likeliest tokens whose probabilities reach this sum."""
     min_p: float = Field(0.0, ge=0, lt=1)

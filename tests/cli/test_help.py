@@ -1,10 +1,12 @@
 """Help, the page of settings, and the table of algorithms say what the code does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ventaja.cli import main
+from ventaja.cli.algorithms import COLUMNS
 from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
 from ventaja.cli.reference import reference
 from ventaja.cli.runfile import load_yaml
@@ -91,3 +93,11 @@ def test_algorithms_in_markdown(capsys):
     assert rule.count("---") == header.count("|") - 1
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in ALGORITHMS]
     assert "| reward · k1 · 0.05 |" in rows[1]  # RLOO: β in the reward
+
+
+def test_the_table_shows_the_parts_that_no_row_has():
+    dapo = replace(ALGORITHMS["dapo"], dual_clip=3.0, max_approx_kl=0.05)
+    assert COLUMNS["surrogate"](dapo) == "clipped ε 0.2/0.28, c 3"
+    assert COLUMNS["group × epochs × minibatches"](dapo) == "8 × 1 × 4, dynamic, approx_kl ≤ 0.05"
+    # CISPO's bounds, whose upper one others call ε
+    assert COLUMNS["surrogate"](ALGORITHMS["cispo"]) == "detached_clamp 0 ≤ r ≤ 5"

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from ventaja.functional import (
     approx_kl,
+    clip_fraction_dual,
     clip_fraction_high,
     clip_fraction_low,
     clipped_surrogate_loss,
@@ -38,6 +39,14 @@ def test_clip_fractions_count_the_tokens_without_a_gradient():
         assert_close(low + high, still)
         assert still > 0.2
         assert not low.requires_grad
+
+
+def test_the_dual_clips_fraction_by_hand():
+    # Â < 0 and r > 1.4: the fifth alone, of six or of the last two
+    assert_close(clip_fraction_dual(LOG_RATIO, ADVANTAGE, dual_clip=1.4), tensor(1 / 6))
+    last = tensor([False, False, False, False, True, True])
+    assert_close(clip_fraction_dual(LOG_RATIO, ADVANTAGE, last, dual_clip=1.4), tensor(1 / 2))
+    assert clip_fraction_dual(LOG_RATIO, ADVANTAGE, dual_clip=1.6) == 0
 
 
 def test_no_token_gives_zero():

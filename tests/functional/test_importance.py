@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from ventaja.functional import (
     effective_sample_size,
+    importance_ratio,
     masked_weight,
     self_normalised_weight,
     sequence_log_ratio,
@@ -47,6 +48,19 @@ def test_truncated_and_masked_weights_by_hand():
     log_ratio = tensor([0.25, 0.5, 1.0, 2.0, 4.0]).log()
     assert_close(truncated_weight(log_ratio, cap=2.0), tensor([0.25, 0.5, 1.0, 2.0, 2.0]))
     assert_close(masked_weight(log_ratio, low=0.4, high=3.0), tensor([0.0, 0.5, 1.0, 2.0, 0.0]))
+
+
+def test_a_ratio_is_held_within_twenty_nats_and_has_no_gradient_beyond():
+    log_ratio = tensor([-100.0, -20.0, 0.0, 19.0, 100.0], requires_grad=True)
+    ratio = importance_ratio(log_ratio)
+    assert_close(ratio, tensor([math.exp(-20), math.exp(-20), 1.0, math.exp(19), math.exp(20)]))
+    slope = torch.autograd.grad(ratio.sum(), log_ratio)[0]
+    assert_close(slope, tensor([0.0, math.exp(-20), 1.0, math.exp(19), 0.0]))
+    for weight in (
+        truncated_weight(log_ratio, cap=2.0),
+        masked_weight(log_ratio, low=0.5, high=3.0),
+    ):
+        assert torch.autograd.grad(weight.sum(), log_ratio)[0].isfinite().all()
 
 
 def test_self_normalised_weights_by_hand():

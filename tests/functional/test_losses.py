@@ -15,6 +15,7 @@ from ventaja.functional import (
     nll_loss,
     plackett_luce_loss,
     policy_gradient_loss,
+    surrogate_loss,
     value_loss,
 )
 
@@ -59,6 +60,62 @@ def test_detached_clamp_by_hand():
     assert_close(got, expected)
     # the clipped tokens keep a gradient, −clip(r) · Â
     assert_close(torch.autograd.grad(got.sum(), logprob)[0], tensor([-0.5, 1.0, -3.0]))
+
+
+def test_surrogate_by_hand():
+    # −r·Â, and its slope by log r is the same
+    log_ratio = tensor(RATIO).log().requires_grad_()
+    got = surrogate_loss(log_ratio, torch.full((4,), -2.0))
+    assert_close(got, tensor([1.0, 1.8, 2.4, 4.0]))
+    assert_close(torch.autograd.grad(got.sum(), log_ratio)[0], tensor([1.0, 1.8, 2.4, 4.0]))
+
+
+@pytest.mark.parametrize(
+    ("advantage", "loss", "slope"),
+    [
+        # c = 1.5 leaves tokens that are to become likelier alone
+        (1.0, [-0.5, -0.9, -1.2, -1.3], [-0.5, -0.9, -1.2, 0.0]),
+        # −max(min(−2r, −2 clip(r)), −2·1.5): the loss 4 of r = 2 becomes 3, without a slope
+        (-2.0, [1.6, 1.8, 2.4, 3.0], [0.0, 1.8, 2.4, 0.0]),
+    ],
+)
+def test_dual_clip_by_hand(advantage, loss, slope):
+    log_ratio = tensor(RATIO).log().requires_grad_()
+    clips = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 1.5}
+    got = clipped_surrogate_loss(log_ratio, torch.full((4,), advantage), **clips)
+    assert_close(got, tensor(loss))
+    assert_close(torch.autograd.grad(got.sum(), log_ratio)[0], tensor(slope))
+
+
+SURROGATES = {
+    "unclipped": lambda _, x, advantage: surrogate_loss(x, advantage),
+    "clipped": lambda _, x, advantage: clipped_surrogate_loss(x, advantage, clip_low=0.2, clip_high=0.3),
+    "dual clip": lambda _, x, advantage: clipped_surrogate_loss(
+        x, advantage, clip_low=0.2, clip_high=0.3, dual_clip=3.0
+    ),
+    "detached clamp": lambda logprob, x, advantage: detached_clamp_loss(
+        logprob, x, advantage, clip_low=1.0, clip_high=4.0
+    ),
+}
+E20 = math.exp(20)
+FAR = {  # losses for log r = ±100 and Â = 1, −1, 0: the ratio is held at e^±20; a detached clamp times log π = −7
+    "unclipped": [-E20, E20, 0.0, -1 / E20, 1 / E20, 0.0],
+    "clipped": [-1.3, E20, 0.0, -1 / E20, 0.8, 0.0],
+    "dual clip": [-1.3, 3.0, 0.0, -1 / E20, 0.8, 0.0],
+    "detached clamp": [35.0, -35.0, 0.0, 7 / E20, -7 / E20, 0.0],
+}
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_ratio_beyond_all_bounds_is_finite_and_so_is_its_gradient(name):
+    logprob = torch.full((6,), -7.0, requires_grad=True)
+    old = logprob.detach() - tensor([100.0] * 3 + [-100.0] * 3)
+    loss = SURROGATES[name](logprob, logprob - old, tensor([1.0, -1.0, 0.0] * 2))
+    assert_close(loss, tensor(FAR[name]))
+    gradient = torch.autograd.grad(loss.sum(), logprob)[0]
+    # only a detached clamp has a gradient there: −clip(r)·Â
+    there = {"detached clamp": [-5.0, 5.0, 0.0, -1 / E20, 1 / E20, 0.0]}
+    assert_close(gradient, tensor(there.get(name, [0.0] * 6)))
 
 
 @given(st.lists(st.tuples(st.floats(-3, -0.1), st.floats(-2, 2)), min_size=1, max_size=8))

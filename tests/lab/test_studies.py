@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ventaja.functional import kl_k1, kl_k2, kl_k3
+from ventaja.functional import kl_k1, kl_k2, kl_k3, kl_k3_plus, kl_k3_weighted
 from ventaja.lab import ESTIMATORS, TabularPolicy, estimator_bias, kl_gradient_bias
 
 POLICY, BEHAVIOUR = TabularPolicy(seed=0), TabularPolicy(seed=1)
@@ -58,3 +58,22 @@ def test_of_the_kl_estimates_only_k2_is_a_loss():
     # k1's expected gradient is 0, so all of the true one is missing
     assert kl_gradient_bias(kl_k1, POLICY, BEHAVIOUR).relative == pytest.approx(1, abs=1e-10)
     assert kl_gradient_bias(kl_k3, POLICY, BEHAVIOUR).direction == pytest.approx(0.4220, abs=1e-4)
+
+
+def test_k3s_value_with_k2s_gradient_is_a_loss():
+    assert kl_gradient_bias(kl_k3_plus, POLICY, BEHAVIOUR).relative < 1e-10
+
+
+def test_weighted_k3_is_a_loss_on_anyones_samples():
+    reference, trajectory_NT = TabularPolicy(seed=3), POLICY.enumerate()
+
+    def weighted(behaviour):
+        old_log_ratio_NT = POLICY.logprobs(trajectory_NT) - behaviour.logprobs(trajectory_NT).detach()
+        return lambda log_ratio_NT: kl_k3_weighted(log_ratio_NT, old_log_ratio_NT)
+
+    for behaviour in (POLICY, BEHAVIOUR):
+        found = kl_gradient_bias(weighted(behaviour), POLICY, reference, behaviour=behaviour)
+        assert found.exact.norm() > 0.1
+        assert found.relative < 1e-10
+    # without the ratio not even k2 is one there
+    assert kl_gradient_bias(kl_k2, POLICY, reference, behaviour=BEHAVIOUR).relative > 0.1

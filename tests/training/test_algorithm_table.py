@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 from ventaja.errors import ConfigError
 from ventaja.models import TokenScores
 from ventaja.training import ALGORITHMS, Algorithm, customised
-from ventaja.training.algorithms import DAPO, GRPO, PPO, REINFORCE, RLOO
+from ventaja.training.algorithms import CISPO, DAPO, GRPO, GSPO, PPO, REINFORCE, RLOO
 from ventaja.training.batch import Batch
 from ventaja.training.credit import RunningMean, assign_advantages, reward_table
 from ventaja.training.objective import PolicyObjective, token_weights
@@ -127,6 +128,22 @@ def reinforce_pp():
     return clipped_batch(whitened_returns(0.01), 0.2, 0.2, [1 / 10] * 4)
 
 
+def reinforce_pp_baseline():
+    # Â = r less its group's mean, then (Â − mean) / std over the batch's tokens; PPO's clipped loss
+    # + β ½ (log π/π_ref)², whose derivative by log π is log π/π_ref;  β = 0.01
+    every = np.concatenate(per_token(group_advantages(divided=False)))
+    advantages = [
+        (row - every.mean()) / every.std(ddof=1) for row in per_token(group_advantages(divided=False))
+    ]
+    losses, gradients, weights = clipped_batch(advantages, 0.2, 0.2, [1 / 10] * 4)
+    x = [new - ref for new, ref in zip(NEW, REF, strict=True)]
+    return (
+        [loss + 0.01 * 0.5 * d**2 for loss, d in zip(losses, x, strict=True)],
+        [gradient + 0.01 * d for gradient, d in zip(gradients, x, strict=True)],
+        weights,
+    )
+
+
 def group_advantages(*, divided):
     result = []
     for pair in PAIRS:
@@ -182,7 +199,7 @@ def cispo():
     return losses, gradients, [1 / 10] * 4
 
 
-PAPERS = [reinforce, rloo, reinforce_pp, ppo, grpo, dr_grpo, dapo, gspo, cispo]
+PAPERS = [reinforce, rloo, reinforce_pp, reinforce_pp_baseline, ppo, grpo, dr_grpo, dapo, gspo, cispo]
 
 
 def test_no_row_is_without_its_formula():
@@ -191,13 +208,79 @@ def test_no_row_is_without_its_formula():
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.__name__)
 def test_the_row_is_the_papers_formula(paper):
-    loss, gradients = ours(ALGORITHMS[paper.__name__])
-    per_token_loss, per_token_gradient, weights = paper()
+    assert_formula(ALGORITHMS[paper.__name__], paper())
+
+
+def dual_clip():
+    # DAPO's, and for Â < 0 at most −2 Â:  the last answers' tokens with r > 2 lose their gradient
+    advantages = per_token(group_advantages(divided=True))
+    losses, gradients, weights = dapo()
+    for s, (new, old, advantage) in enumerate(zip(NEW, OLD, advantages, strict=True)):
+        held = (advantage < 0) & (np.exp(new - old) > 1.4)
+        losses[s] = np.where(held, -1.4 * advantage, losses[s])
+        gradients[s] = np.where(held, 0.0, gradients[s])
+    return losses, gradients, weights
+
+
+def straight_through():
+    # GRPO's loss, with β log π/π_ref as the KL's gradient
+    losses, _, weights = grpo()
+    gradients = [
+        -a + 0.04 * (new - ref) for a, new, ref in zip(group_advantages(divided=True), NEW, REF, strict=True)
+    ]
+    return losses, gradients, weights
+
+
+def weighted_k3():
+    # DAPO's with 0.04 r (π_ref/π − log π_ref/π − 1): its derivative is 0.04 r (k3 + 1 − π_ref/π)
+    losses, gradients, weights = dapo()
+    for s, (new, old, ref) in enumerate(zip(NEW, OLD, REF, strict=True)):
+        r, x = np.exp(new - old), ref - new
+        k3 = np.exp(x) - x - 1
+        losses[s] = losses[s] + 0.04 * r * k3
+        gradients[s] = gradients[s] + 0.04 * r * (k3 + 1 - np.exp(x))
+    return losses, gradients, weights
+
+
+VARIANTS = {
+    "dual clip": (replace(DAPO, dual_clip=1.4), dual_clip),
+    "k3+": (replace(GRPO, kl_estimator="k3+"), straight_through),
+    "k3_weighted": (replace(DAPO, kl="loss", kl_coef=0.04, kl_estimator="k3_weighted"), weighted_k3),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_part_is_its_papers_formula(name):
+    algorithm, formula = VARIANTS[name]
+    assert_formula(algorithm, formula())
+
+
+def test_the_dual_clip_holds_something_here():
+    assert any(not np.array_equal(one, two) for one, two in zip(dual_clip()[1], dapo()[1], strict=True))
+
+
+def assert_formula(algorithm, formula):
+    loss, gradients = ours(algorithm)
+    per_token_loss, per_token_gradient, weights = formula
     expected = sum(w * row.sum() for w, row in zip(weights, per_token_loss, strict=True))
     # Advantages and weights are float32 (and 1e-6 is added to a deviation): seven digits, less one.
     assert loss == pytest.approx(expected, rel=1e-5, abs=1e-6)
     for s, (gradient, w) in enumerate(zip(per_token_gradient, weights, strict=True)):
         np.testing.assert_allclose(gradients[s], w * gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("far", [100.0, -100.0])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *VARIANTS])
+def test_a_policy_that_has_gone_far_astray_gets_finite_gradients(name, far, monkeypatch):
+    """exp(100) is infinite in float32's range, and infinity times 0 is NaN."""
+    algorithm = ALGORITHMS[name] if name in ALGORITHMS else VARIANTS[name][0]
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, "OLD", [new - far for new in NEW])
+    monkeypatch.setattr(module, "REF", [new + far for new in NEW])
+    monkeypatch.setattr(torch.Tensor, "double", torch.Tensor.float)
+    loss, gradients = ours(algorithm)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_the_batch_meets_every_kind_of_clipping():
@@ -210,6 +293,14 @@ def test_the_batch_meets_every_kind_of_clipping():
             hit |= {("high", a > 0)} if r > 1.28 else {("low", a > 0)} if r < 0.8 else set()
     assert hit == {("high", True), ("low", True), ("low", False), ("high", False)}
     assert max(np.exp(n - o).max() for n, o in zip(NEW, OLD, strict=True)) > 5  # CISPO's bound too
+
+
+def test_where_the_first_loss_is_zero():
+    zero = {name for name, algorithm in ALGORITHMS.items() if algorithm.first_loss_is_zero}
+    assert zero == {"grpo", "gspo"}
+    for algorithm in (GRPO, replace(GSPO, minibatches=1), replace(DAPO, minibatches=1)):
+        on_policy = replace(algorithm, kl="none", kl_coef=0.0)
+        assert (abs(ours(on_policy)[0]) < 1e-6) == algorithm.first_loss_is_zero
 
 
 def test_several_updates_are_off_policy_and_one_is_not():
@@ -232,6 +323,11 @@ WRONG = {
     "kl_target must be above 0": {"kl_target": 0.0},
     "use k1 (unbiased) or k3": {"kl": "reward", "kl_estimator": "k2"},
     "k1's is 0 on average": {"kl_estimator": "k1"},
+    "kl in the reward is the estimate's value": {"kl": "reward", "kl_estimator": "k3+"},
+    "dual_clip must be above 1": {"dual_clip": 1.0},
+    "max_approx_kl must be above 0": {"max_approx_kl": 0.0},
+    "kl_coef: Input should be a finite number": {"kl_coef": float("nan")},
+    "clip_high: Input should be a finite number": {"clip_high": float("inf")},
     "max_sampling_factor must be at least 1": {"dynamic_sampling": True, "max_sampling_factor": 0.5},
     "group_size: Input should be a valid integer": {"group_size": "many"},
     "no such part. Did you mean 'clip_high'?": {"clip_hihg": 0.3},
@@ -251,6 +347,8 @@ def test_more_contradictions():
         customised(REINFORCE, epochs=2)
     with pytest.raises(ConfigError, match="kl_target adapts kl_coef, but kl is none"):
         customised(REINFORCE, kl_target=0.1)
+    with pytest.raises(ConfigError, match="dual_clip bounds the clipped surrogate"):
+        customised(CISPO, dual_clip=3.0)
     with pytest.raises(ConfigError, match="dynamic_sampling drops groups"):
         customised(REINFORCE, dynamic_sampling=True)
 
@@ -258,6 +356,8 @@ def test_more_contradictions():
 WITHOUT_EFFECT = [
     (GRPO, {"clip_high": 0.3}, "one update per round"),
     (REINFORCE, {"clip_low": 0.1}, "does not clip"),
+    (GRPO, {"dual_clip": 3.0}, "one update per round"),
+    (GRPO, {"max_approx_kl": 0.1}, "one update per round"),
     (REINFORCE, {"baseline_value": 0.5}, "baseline is running_mean"),
     (DAPO, {"kl_estimator": "k2"}, "kl is none"),
     (GRPO, {"max_sampling_factor": 2.0}, "dynamic_sampling is off"),

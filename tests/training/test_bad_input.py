@@ -25,6 +25,7 @@ from tiny_task import (
     share_of_a,
 )
 
+from ventaja.cli.fields import settings_of
 from ventaja.environments import Reward
 from ventaja.errors import ConfigError, DataError, ModelError, RewardError, RunError, VentajaError
 from ventaja.models import Policy
@@ -342,6 +343,8 @@ def refused(kind=RlConfig, **groups):
         ({"sampling": {"temperature": 0.0}}, "sampling.temperature must be above 0"),
         ({"sampling": {"top_p": 2.0}}, "sampling.top_p: "),
         ({"reward": {"truncated": "penalise"}}, "truncation_penalty go together"),
+        ({"reward": {"overlong_penalty": 0.5}}, "overlong_penalty would have no effect"),
+        ({"reward": {"overlong_buffer": 256}}, "must be less than sampling.max_tokens (256)"),
         ({"reward": {"truncated": "drop"}}, "reward.truncated: "),
         ({"eval": {"size": 3}}, "eval.size would have no effect: set eval.every"),
         ({"data": {"source": "d.jsonl", "seed": 4}}, "seed would have no effect"),
@@ -350,6 +353,36 @@ def refused(kind=RlConfig, **groups):
 )  # fmt: skip
 def test_a_run_file_that_cannot_be_meant(groups, message):
     assert message in refused(**groups)
+
+
+FLOATS = {
+    (kind, setting.name)
+    for kind in (RlConfig, SftConfig, EvaluationConfig)
+    for setting in settings_of(kind)
+    if setting.type == "NUMBER"
+}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_setting_is_nan_or_infinite(value):
+    assert len(FLOATS) > 20
+    for kind, name in sorted(FLOATS, key=str):
+        group, *rest = name.split(".")
+        nested = value
+        for part in reversed(rest):
+            nested = {part: nested}
+        message = refused(kind, **{group: nested})
+        assert f"{name}: Input should be a finite number" in message
+    weighted = {"functions": [{"function": "f", "weight": value}]}
+    assert "weight: Input should be a finite number" in refused(reward=weighted)
+    assert "Input should be a finite number" in refused(optimiser={"betas": [0.9, value]})
+
+
+def test_measuring_refuses_what_acts_on_training():
+    for reward in ({"truncated": "mask"}, {"overlong_buffer": 4}):
+        values = {"model": "m", "data": "d.jsonl", "reward": reward}
+        with pytest.raises(ConfigError, match=f"reward.{next(iter(reward))} would have no effect"):
+            parse(EvaluationConfig, values)
 
 
 def test_supervised_run_files():

@@ -12,8 +12,17 @@ from torch.testing import assert_close
 from ventaja.records import Fault, Group, Judgement, Prompt, StopReason
 from ventaja.training.algorithms import GRPO, PPO, REINFORCE, Algorithm
 from ventaja.training.batch import Batch
-from ventaja.training.credit import RunningMean, assign_advantages, reward_table
+from ventaja.training.config import RewardConfig
+from ventaja.training.credit import (
+    RunningMean,
+    assign_advantages,
+    has_spread,
+    judged_batch,
+    reward_table,
+    takes_part,
+)
 
+PENALISED = RewardConfig(truncated="penalise", truncation_penalty=0.75)
 FAULT = Fault(function="f", error="ValueError", detail="")
 BASE = Algorithm(name="test", group_size=3, token_weight="sequence_sum")
 
@@ -135,18 +144,66 @@ def test_the_penalty_for_being_cut_off():
     judgements = [Judgement.outcome(1.0, length=2), Judgement.outcome(1.0, length=2)]
     groups = [judged([(1, 2), (3, 4)], judgements, stops)]
     batch = Batch.of_groups(groups)
-    assert reward_table(groups, batch, truncation_penalty=0.75).tolist() == [[0.0, 0.25], [0.0, 1.0]]
+    assert reward_table(groups, batch, PENALISED).tolist() == [[0.0, 0.25], [0.0, 1.0]]
 
 
-def test_what_is_masked_has_no_advantage_but_counts_in_its_group():
-    groups = [group((1,), [(5,), (6,)], [1.0, 0.0])]
+def test_what_is_masked_has_no_advantage_and_no_part_in_those_of_others():
+    groups = [group((1,), [(5,), (6,), (7,)], [1.0, 0.0, 3.0])]
     batch = Batch.of_groups(groups)
-    batch.is_action_ST[0] = False
-    found = assign_advantages(batch, reward_table(groups, batch), replace(GRPO, scale="none"), RunningMean())
-    assert found[:, 0].tolist() == [0.0, -0.5]
+    batch.is_action_ST[2] = False
+    reward_ST = reward_table(groups, batch)
+    for parts in ({"baseline": "group_mean"}, {"baseline": "batch_mean"}):
+        found = assign_advantages(batch, reward_ST, replace(BASE, **parts), RunningMean())
+        assert found[:, 0].tolist() == [0.5, -0.5, 0.0]  # less the mean of 1 and 0
+    to_go = replace(BASE, credit="to_go", baseline="batch_mean")
+    assert assign_advantages(batch, reward_ST, to_go, RunningMean())[:, 0].tolist() == [0.5, -0.5, 0.0]
+    batch.is_action_ST[1] = False
+    found = assign_advantages(batch, reward_ST, replace(GRPO, scale="none"), RunningMean())
+    assert found[:, 0].tolist() == [0.0, 0.0, 0.0]  # one alone has nothing to be compared with
     # whitening looks only at what takes part: one token alone has no spread
     whitened = assign_advantages(batch, reward_table(groups, batch), PPO, RunningMean())
-    assert whitened[:, 0].tolist() == [0.0, 0.0]
+    assert whitened[:, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_soft_punishment_for_length():
+    how = RewardConfig(overlong_buffer=2, overlong_penalty=0.5)
+    groups = [group((1,), [(5,), (5, 6, 7), (5, 6, 7, 8)], [1.0, 1.0, 1.0])]
+    batch, reward_ST = judged_batch(groups, how, max_tokens=4)
+    # of 4 tokens 2 are free; the third costs half of 0.5, the fourth all of it, at the answer's last token
+    expected = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0.75, 0], [0, 0, 0, 0.5]])
+    assert_close(reward_ST, expected)
+    assert takes_part(batch).all()
+
+
+MASK = RewardConfig(truncated="mask")
+PUNISH = RewardConfig(overlong_buffer=1)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "lengths", "cut", "how", "spread"),
+    [
+        ([1.0, 1.0], [1, 1], [], RewardConfig(), False),
+        ([1.0, 0.0], [1, 1], [], RewardConfig(), True),
+        ([1.0, 1.0], [1, 2], [1], PENALISED, True),  # alike as judged, not as trained
+        ([0.75, 0.0], [2, 1], [0], PENALISED, False),  # 0.75 − 0.75: the other way round
+        ([1.0, 0.0], [2, 1], [0], MASK, False),  # one alone takes part
+        ([0.0, 1.0, 1.0], [2, 1, 1], [0], MASK, False),
+        ([1.0, 1.0], [1, 2], [], PUNISH, True),
+        ([None, 1.0], [1, 1], [], RewardConfig(), False),
+    ],
+)
+def test_a_group_has_spread_exactly_if_it_gets_advantages(rewards, lengths, cut, how, spread):
+    answers = [tuple(range(5, 5 + n)) for n in lengths]
+    judgements = [
+        Judgement() if r is None else Judgement.outcome(r, length=n)
+        for r, n in zip(rewards, lengths, strict=True)
+    ]
+    stops = [StopReason.LENGTH if k in cut else StopReason.EOS for k in range(len(answers))]
+    one = judged(answers, judgements, stops)
+    assert has_spread(one, how, max_tokens=2) is spread
+    batch, reward_ST = judged_batch([one], how, max_tokens=2)
+    found = assign_advantages(batch, reward_ST, replace(BASE, baseline="group_mean"), RunningMean())
+    assert bool(found.any()) is spread
 
 
 def test_the_running_mean():

@@ -228,6 +228,23 @@ def test_metrics_that_a_reward_notes_are_recorded(overlap, model, tmp_path):
     assert ["eval/reward_metrics/characters" in line for line in run.metrics] == [False, False, True]
 
 
+def test_what_is_reported_as_uniform_is_what_is_replaced(model, tmp_path):
+    """Rewards that are alike until a penalty makes them differ, and the other way round."""
+
+    def script(prompt, k):  # of four tokens, so that it is cut off; or two, and the end
+        return "aaaa" if k % 2 and prompt[4] in "abcd" else "aa"
+
+    for truncated, uniform in (({"truncated": "keep"}, 0.0), ({"truncated": "mask"}, 1.0)):
+        reward = {**truncated}
+        made = scripted(
+            loop(tmp_path / truncated["truncated"], model, algorithm=DYNAMIC, reward=reward, count=4), script
+        )
+        round_ = made.begin(1)
+        assert round_.sampled["frac_reward_zero_std"] == uniform
+        assert round_.sampled["replaced_groups"] == 8 * uniform  # of 12 asked 4 are kept in any case
+        assert bool(round_.batch.columns["advantage"].any()) == (not uniform)
+
+
 def test_without_dynamic_sampling_nothing_is_replaced(model, tmp_path):
     made = scripted(loop(tmp_path / "run", model), lambda prompt, k: "b")
     assert len(made.begin(1).groups) == 4
@@ -338,6 +355,33 @@ def test_the_running_mean_is_that_of_the_rounds_before(model, tmp_path):
             )
 
 
+def test_the_running_mean_is_of_what_it_is_subtracted_from(model, tmp_path):
+    """Of rewards with their penalties, and of the answers that take part."""
+    reinforce = {"name": "reinforce", "group_size": 4, "kl": "reward", "kl_coef": 0.1, "kl_estimator": "k1"}
+    shaped = {"truncated": "penalise", "truncation_penalty": 0.5, "overlong_buffer": 2}
+    for folder, reward in (("penalise", shaped), ("mask", {"truncated": "mask"})):
+        run = run_rl(tmp_path / folder, model, algorithm=reinforce, reward=reward)
+        lines = metrics(tmp_path / folder)
+        baselines = [0.0, lines[0]["return"], (lines[0]["return"] + lines[1]["return"]) / 2]
+        for number, baseline in enumerate(baselines, start=1):
+            returns = []
+            for row in run.rollout_table(number).to_pylist():
+                cut = row["stop"] == "length"
+                if folder == "mask" and cut:
+                    continue
+                kl = sum(row["old_logprob"]) - sum(row["ref_logprob"])
+                expected = row["reward"] - 0.1 * kl
+                if folder == "penalise":  # 4 tokens at most: the third costs a half, the fourth 1
+                    expected -= 0.5 * cut + max(0, len(row["token_ids"]) - 2) / 2
+                returns.append(expected)
+                assert row["advantage"] == pytest.approx(
+                    [expected - baseline] * len(row["token_ids"]), abs=1e-5
+                )
+            if returns:
+                assert lines[number - 1]["return"] == pytest.approx(np.mean(returns), abs=1e-5)
+        assert any(abs(line["return"] - line["reward"]) > 0.01 for line in lines if "return" in line)
+
+
 def test_truncated_answers_masked_or_penalised(model, tmp_path):
     masked = run_rl(tmp_path / "mask", model, reward={"truncated": "mask"})
     rows = masked.rollout_table(1).to_pylist()
@@ -379,12 +423,25 @@ def test_an_entropy_coefficient_of_either_sign_acts(model, tmp_path):
     assert less[-1] < less[0] - 0.8  # far more than the noise of 64 tokens
 
 
-def test_the_first_loss_of_zero_is_explained_once(model, tmp_path):
+@pytest.mark.parametrize(("name", "times"), [("grpo", 1), ("gspo", 1), ("dr_grpo", 0)])
+def test_a_first_loss_of_zero_is_explained_once_where_it_has_to_be(name, times, model, tmp_path):
     screen = StringIO()
-    algorithm = {"name": "dr_grpo", "group_size": 4}
+    algorithm = {"name": name, "group_size": 4}
     run_rl(tmp_path / "run", model, algorithm=algorithm, console=Console(file=screen, width=200))
-    assert abs(metrics(tmp_path / "run")[0]["loss"]) < 1e-6
-    assert screen.getvalue().count("that is right") == 1
+    assert screen.getvalue().count("that is right") == times
+
+
+def test_sampling_from_a_part_of_the_distribution_is_warned_of(model, tmp_path):
+    for folder, sampling, times in (("whole", {}, 0), ("cut", {"top_p": 0.9}, 1)):
+        screen = StringIO()
+        run_rl(
+            tmp_path / folder, model, sampling={"max_tokens": 4, **sampling},
+            console=Console(file=screen, width=400),
+        )  # fmt: skip
+        assert screen.getvalue().count("training scores the whole one") == times
+    # more than the float32 noise of two forward passes
+    gaps = [metrics(tmp_path / folder)[0]["sampling/logprob_gap"] for folder in ("whole", "cut")]
+    assert gaps[0] < 1e-4 < 1e-2 < gaps[1]
 
 
 def test_checkpoints_are_ordinary_folders(model, tmp_path):

@@ -14,7 +14,13 @@ from ventaja.training.algorithms import ALGORITHMS, Algorithm
 def _surrogate(algorithm: Algorithm) -> str:
     if not algorithm.uses_clip:
         return algorithm.surrogate
-    return f"{algorithm.surrogate} ε {as_text(algorithm.clip_low)}/{as_text(algorithm.clip_high)}"
+    if (
+        algorithm.surrogate == "detached_clamp"
+    ):  # the bounds themselves: others write ε_high for the upper one
+        low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
+        return f"{algorithm.surrogate} {as_text(low)} ≤ r ≤ {as_text(high)}"
+    dual = f", c {as_text(algorithm.dual_clip)}" if algorithm.dual_clip is not None else ""
+    return f"{algorithm.surrogate} ε {as_text(algorithm.clip_low)}/{as_text(algorithm.clip_high)}{dual}"
 
 
 def _baseline(algorithm: Algorithm) -> str:
@@ -31,7 +37,9 @@ def _kl(algorithm: Algorithm) -> str:
 
 def _schedule(algorithm: Algorithm) -> str:
     dynamic = ", dynamic" if algorithm.dynamic_sampling else ""
-    return f"{algorithm.group_size} × {algorithm.epochs} × {algorithm.minibatches}{dynamic}"
+    limit = algorithm.max_approx_kl
+    stop = f", approx_kl ≤ {as_text(limit)}" if limit is not None else ""
+    return f"{algorithm.group_size} × {algorithm.epochs} × {algorithm.minibatches}{dynamic}{stop}"
 
 
 COLUMNS: dict[str, Callable[[Algorithm], str]] = {

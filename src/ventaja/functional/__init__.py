@@ -18,6 +18,7 @@ from ventaja.functional.advantages import (
 )
 from ventaja.functional.diagnostics import (
     approx_kl,
+    clip_fraction_dual,
     clip_fraction_high,
     clip_fraction_low,
     explained_variance,
@@ -28,6 +29,7 @@ from ventaja.functional.fused import (
 )
 from ventaja.functional.importance import (
     effective_sample_size,
+    importance_ratio,
     masked_weight,
     self_normalised_weight,
     sequence_log_ratio,
@@ -40,6 +42,8 @@ from ventaja.functional.kl import (
     kl_k1,
     kl_k2,
     kl_k3,
+    kl_k3_plus,
+    kl_k3_weighted,
 )
 from ventaja.functional.logprobs import (
     token_entropy,
@@ -54,8 +58,10 @@ from ventaja.functional.losses import (
     nll_loss,
     plackett_luce_loss,
     policy_gradient_loss,
+    surrogate_loss,
     value_loss,
 )
+from ventaja.functional.shaping import soft_overlong_punishment
 from ventaja.functional.weights import (
     fixed_length,
     sequence_mean,
@@ -67,6 +73,7 @@ __all__ = [
     "approx_kl",
     "batch_centred",
     "bradley_terry_loss",
+    "clip_fraction_dual",
     "clip_fraction_high",
     "clip_fraction_low",
     "clipped_surrogate_loss",
@@ -80,10 +87,13 @@ __all__ = [
     "gae",
     "group_centred",
     "group_standardised",
+    "importance_ratio",
     "kl_exact",
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "kl_k3_plus",
+    "kl_k3_weighted",
     "leave_one_out",
     "masked_weight",
     "nll",
@@ -96,6 +106,8 @@ __all__ = [
     "sequence_log_ratio",
     "sequence_mean",
     "sequence_sum",
+    "soft_overlong_punishment",
+    "surrogate_loss",
     "td_advantage",
     "token_entropy",
     "token_log_ratio",

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from ventaja.functional.kl import kl_k3
 
-__all__ = ["approx_kl", "clip_fraction_high", "clip_fraction_low", "explained_variance"]
+__all__ = [
+    "approx_kl",
+    "clip_fraction_dual",
+    "clip_fraction_high",
+    "clip_fraction_low",
+    "explained_variance",
+]
 
 
 @torch.no_grad()
@@ -38,6 +44,18 @@ def clip_fraction_high(
 ) -> Float[Tensor, ""]:
     """Share of tokens that the upper clip holds:  Â > 0 and r > 1 + ε_high.  See `clip_fraction_low`."""
     return _share((log_ratio.exp() > 1 + clip_high) & (advantage > 0), is_action)
+
+
+@torch.no_grad()
+def clip_fraction_dual(
+    log_ratio: Float[Tensor, "*S"],
+    advantage: Float[Tensor, "*S"],
+    is_action: Bool[Tensor, "*S"] | None = None,
+    *,
+    dual_clip: float,
+) -> Float[Tensor, ""]:
+    """Share of tokens that the dual clip holds:  Â < 0 and r > c  (arXiv:1912.09729)."""
+    return _share((log_ratio.exp() > dual_clip) & (advantage < 0), is_action)
 
 
 @torch.no_grad()

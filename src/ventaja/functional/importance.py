@@ -2,6 +2,10 @@
 
 Everything here is a logarithm, new − old, until it has to be a ratio. Weights carry gradients if their log
 ratios do: detach them to use them as plain numbers.
+
+exp(89) is infinite in float32, and infinity times a gradient of 0 is NaN, even for a token that the clip holds.
+So a log ratio is held within ±`LOG_RATIO_LIMIT` before it becomes a ratio: nothing changes inside, and beyond it
+the ratio is constant (5e8, or 2e-9) and has no gradient.
 """
 
 from jaxtyping import Bool, Float
@@ -9,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "effective_sample_size",
+    "importance_ratio",
     "masked_weight",
     "self_normalised_weight",
     "sequence_log_ratio",
@@ -16,6 +21,18 @@ __all__ = [
     "trajectory_log_ratio",
     "truncated_weight",
 ]
+
+LOG_RATIO_LIMIT = 20.0
+"""Log ratios are held within ± this, as in verl; e^20 is 4.9e8."""
+
+
+def importance_ratio(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The ratio itself, finite whatever its logarithm:  r = exp(clip(log r, −20, 20)).
+
+    PPO (arXiv:1707.06347), section 3; the bound is verl's. Every surrogate and weight of ours takes its ratios
+    from here. Shapes: any, elementwise.
+    """
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
 def token_log_ratio(logprob: Float[Tensor, "*#S"], old_logprob: Float[Tensor, "*#S"]) -> Float[Tensor, "*S"]:
@@ -53,7 +70,7 @@ def truncated_weight(log_ratio: Float[Tensor, "*S"], *, cap: float) -> Float[Ten
 
     Truncated importance sampling (Ionides, 2008). Shapes: any, elementwise.
     """
-    return log_ratio.exp().clamp(max=cap)
+    return importance_ratio(log_ratio).clamp(max=cap)
 
 
 def masked_weight(log_ratio: Float[Tensor, "*S"], *, low: float, high: float) -> Float[Tensor, "*S"]:
@@ -62,7 +79,7 @@ def masked_weight(log_ratio: Float[Tensor, "*S"], *, low: float, high: float) ->
     A sample too far from the policy is dropped, where `truncated_weight` would keep it at the cap.
     Shapes: any, elementwise.
     """
-    ratio = log_ratio.exp()
+    ratio = importance_ratio(log_ratio)
     return ratio.where((ratio >= low) & (ratio <= high), 0.0)
 
 

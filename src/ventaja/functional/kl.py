@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["kl_exact", "kl_k1", "kl_k2", "kl_k3"]
+from ventaja.functional.importance import LOG_RATIO_LIMIT, importance_ratio
+
+__all__ = ["kl_exact", "kl_k1", "kl_k2", "kl_k3", "kl_k3_plus", "kl_k3_weighted"]
 
 
 def kl_k1(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -35,10 +37,32 @@ def kl_k3(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 
     Never negative, unbiased in value, low variance: the one to report, and GRPO's penalty
     (arXiv:2402.03300, eq. 4). As a loss its expected gradient is that of KL(π_ref ‖ π), the other direction.
+    x is held within ±20, as in verl, so that exp(−x) stays finite; beyond, the value is constant and has no
+    gradient. Shapes: any, elementwise.
+    """
+    x = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    # expm1 keeps the digits that exp(−x) − 1 loses near 0.
+    return torch.expm1(-x) + x
+
+
+def kl_k3_plus(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """k3 in value, k2 in gradient:  k3⁺ = k2 + sg(k3 − k2),  where sg stops the gradient.
+
+    The straight-through form, verl's `k3+`: the value is unbiased and never negative, and as a loss the expected
+    gradient is that of KL(π ‖ π_ref). Shapes: any, elementwise.
+    """
+    k2 = kl_k2(log_ratio)
+    return k2 + (kl_k3(log_ratio) - k2).detach()
+
+
+def kl_k3_weighted(log_ratio: Float[Tensor, "*S"], old_log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """k3 for tokens of an older policy:  r · k3(x),  r = π / π_old,  log r = `old_log_ratio`.
+
+    The unbiased KL estimate of DeepSeek-V3.2 (arXiv:2512.02556, eq. 7). The ratio carries its gradient, and with it
+    the expected gradient is that of KL(π ‖ π_ref) at the sampled state, on samples of π and of π_old alike.
     Shapes: any, elementwise.
     """
-    # expm1 keeps the digits that exp(−x) − 1 loses near 0.
-    return torch.expm1(-log_ratio) + log_ratio
+    return importance_ratio(old_log_ratio) * kl_k3(log_ratio)
 
 
 def kl_exact(logits: Float[Tensor, "*S V"], ref_logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:

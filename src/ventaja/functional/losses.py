@@ -2,14 +2,16 @@
 
     loss = (per_token_loss * weight).sum()
 
-`log_ratio` is log π_θ − log π_old at the sampled token. Â = `advantage` is a constant: detach it if it is
-not.
+`log_ratio` is log π_θ − log π_old at the sampled token; it becomes a ratio by `importance_ratio`, which holds it
+within ±20. Â = `advantage` is a constant: detach it if it is not.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from ventaja.functional.importance import importance_ratio
 
 __all__ = [
     "bradley_terry_loss",
@@ -20,6 +22,7 @@ __all__ = [
     "nll_loss",
     "plackett_luce_loss",
     "policy_gradient_loss",
+    "surrogate_loss",
     "value_loss",
 ]
 
@@ -35,16 +38,34 @@ def policy_gradient_loss(
     return -advantage * logprob
 
 
+def surrogate_loss(log_ratio: Float[Tensor, "*#S"], advantage: Float[Tensor, "*#S"]) -> Float[Tensor, "*S"]:
+    """Per-token loss  −r·Â.
+
+    The surrogate without a clip: PPO (arXiv:1707.06347), eq. 6. Shapes: any, elementwise.
+    """
+    return -importance_ratio(log_ratio) * advantage
+
+
 def clipped_surrogate_loss(
-    log_ratio: Float[Tensor, "*#S"], advantage: Float[Tensor, "*#S"], *, clip_low: float, clip_high: float
+    log_ratio: Float[Tensor, "*#S"],
+    advantage: Float[Tensor, "*#S"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> Float[Tensor, "*S"]:
     """Per-token loss  −min(r·Â, clip(r, 1−ε_low, 1+ε_high)·Â).
 
-    PPO eq. 7 (arXiv:1707.06347); the two ε follow DAPO (arXiv:2503.14476). Shapes: any, elementwise.
+    PPO eq. 7 (arXiv:1707.06347); the two ε follow DAPO (arXiv:2503.14476). With `dual_clip` = c > 1 the loss of a
+    token with Â < 0 is at most −c·Â (dual-clip PPO, arXiv:1912.09729): without it that loss grows with r forever.
+    Shapes: any, elementwise.
     """
-    ratio = log_ratio.exp()
+    ratio = importance_ratio(log_ratio)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -torch.minimum(ratio * advantage, clipped * advantage)
+    objective = torch.minimum(ratio * advantage, clipped * advantage)
+    if dual_clip is not None:
+        objective = torch.where(advantage < 0, torch.maximum(objective, dual_clip * advantage), objective)
+    return -objective
 
 
 def detached_clamp_loss(
@@ -58,9 +79,11 @@ def detached_clamp_loss(
     """Per-token loss  −sg(clip(r, 1−ε_low, 1+ε_high))·Â·log π,  where sg stops the gradient.
 
     CISPO (arXiv:2506.13585). The ratio only weighs the token, so a clipped token still learns, unlike in
-    `clipped_surrogate_loss`. Shapes: any, elementwise.
+    `clipped_surrogate_loss`. The bounds are written as in the paper: `clip_high` = 4 holds the ratio at 5. Where
+    another library takes the cap itself (TRL's `epsilon_high`), `clip_high` is that minus 1.
+    Shapes: any, elementwise.
     """
-    clipped = log_ratio.detach().exp().clamp(1 - clip_low, 1 + clip_high)
+    clipped = importance_ratio(log_ratio.detach()).clamp(1 - clip_low, 1 + clip_high)
     return -clipped * advantage * logprob
 
 

@@ -122,19 +122,26 @@ def estimator_bias(
 
 
 def kl_gradient_bias(
-    penalty: Callable[[Tensor], Tensor], policy: TabularPolicy, reference: TabularPolicy
+    penalty: Callable[[Tensor], Tensor],
+    policy: TabularPolicy,
+    reference: TabularPolicy,
+    *,
+    behaviour: TabularPolicy | None = None,
 ) -> Bias:
     """What a KL estimate gives as a loss on sampled tokens, beside the exact KL's gradient at those states.
 
-    Both hold the distribution of the states constant, as a per-token penalty does.
+    Both hold the distribution of the states constant, as a per-token penalty does. `behaviour` samples (default: the
+    policy itself). `penalty` gets log π − log π_ref [N T] of every trajectory.
     """
     trajectory_NT = policy.enumerate()
     log_ratio_NT = policy.logprobs(trajectory_NT) - reference.logprobs(trajectory_NT).detach()
     kl_S = kl_exact(policy.logits_SV, reference.logits_SV.detach())
     kl_NT = kl_S[policy.states(trajectory_NT)]
     return Bias(
-        exact=expected_gradient(policy, lambda index_MG: kl_NT.sum(1)[index_MG[:, 0]]),
-        expected=expected_gradient(policy, lambda index_MG: penalty(log_ratio_NT).sum(1)[index_MG[:, 0]]),
+        exact=expected_gradient(policy, lambda index_MG: kl_NT.sum(1)[index_MG[:, 0]], behaviour=behaviour),
+        expected=expected_gradient(
+            policy, lambda index_MG: penalty(log_ratio_NT).sum(1)[index_MG[:, 0]], behaviour=behaviour
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """Engines that sample answers, and collecting groups of them."""
 
-from ventaja.rollouts.collect import has_spread, sample_and_judge, sample_groups
+from ventaja.rollouts.collect import sample_and_judge, sample_groups
 from ventaja.rollouts.engine import Engine, Interrupted, Request, Sampling
 from ventaja.rollouts.local import LocalEngine
 from ventaja.rollouts.scripted import ScriptedEngine
@@ -12,7 +12,6 @@ __all__ = [
     "Request",
     "Sampling",
     "ScriptedEngine",
-    "has_spread",
     "sample_and_judge",
     "sample_groups",
 ]

@@ -85,8 +85,3 @@ def sample_and_judge(
             early.abandon()
         raise
     return judged
-
-
-def has_spread(group: Group) -> bool:
-    """True if its valid rewards are not all the same, so that comparing them teaches something."""
-    return len({j.reward for j in group.judgements if j.is_valid}) > 1

@@ -17,7 +17,11 @@ Baseline = Literal["none", "constant", "running_mean", "batch_mean", "leave_one_
 GROUP_BASELINES = {"leave_one_out", "group_mean"}
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+@dataclass(
+    frozen=True,
+    kw_only=True,
+    config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False),
+)
 class Algorithm:
     """One choice for every part. `dataclasses.replace(GRPO, clip_high=0.28)` makes another algorithm."""
 
@@ -33,7 +37,8 @@ class Algorithm:
     baseline_value: float = 0.0
     """The constant of baseline `constant`."""
     scale: Literal["none", "group_std", "batch_std"] = "none"
-    """What advantages are divided by. `batch_std` centres them over the batch's tokens too (whitening)."""
+    """What advantages are divided by. `batch_std` centres them over the batch's tokens too (whitening), after the
+    baseline if there is one."""
 
     ratio: Literal["none", "token", "sequence", "trajectory"] = "token"
     """Probability ratio to the sampling policy: per token, the sequence's geometric mean, or its product."""
@@ -42,14 +47,18 @@ class Algorithm:
     clip_low: float = 0.2
     """ε_low: the ratio is clipped below at 1 − ε_low."""
     clip_high: float = 0.2
-    """ε_high: the ratio is clipped above at 1 + ε_high."""
+    """ε_high: the ratio is clipped above at 1 + ε_high. For CISPO too: TRL writes the cap itself, and its
+    epsilon_high 5.0 is clip_high 4.0 here."""
+    dual_clip: float | None = None
+    """c of dual-clip PPO (arXiv:1912.09729): the loss of a token with Â < 0 is at most −c·Â. Usual is 3."""
     token_weight: Literal["sequence_sum", "sequence_mean", "token_mean", "fixed_length"] = "sequence_mean"
     """How tokens count. `fixed_length` divides each answer's sum by the longest allowed answer."""
 
     kl: Literal["none", "reward", "loss"] = "none"
     """Where the KL to the reference model enters."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that KL at the sampled tokens."""
+    kl_estimator: Literal["k1", "k2", "k3", "k3+", "k3_weighted"] = "k3"
+    """Estimator of that KL at the sampled tokens. In the loss: k3+ is k3 with k2's gradient (straight-through), and
+    k3_weighted is k3 times the ratio to the sampling policy (DeepSeek-V3.2)."""
     kl_coef: float = 0.0
     """β: the weight of the KL."""
     kl_target: float | None = None
@@ -60,9 +69,13 @@ class Algorithm:
     group_size: int = 1
     """Completions per prompt."""
     epochs: int = 1
-    """Passes over one round's samples."""
+    """Passes over one round's samples, each with minibatches drawn anew. Answers that cannot change an update
+    (advantage 0, and no KL or entropy in the loss) are left out."""
     minibatches: int = 1
-    """Optimiser steps per pass."""
+    """Parts of a pass. Each makes one optimiser step, or none if nothing in it teaches."""
+    max_approx_kl: float | None = None
+    """Make no further update on a round's samples once an update has found approx_kl above this (the target_kl of
+    Stable-Baselines3 and CleanRL)."""
     dynamic_sampling: bool = False
     """Replace groups whose rewards are all equal by fresh ones before the update."""
     max_sampling_factor: float = 3.0
@@ -84,6 +97,19 @@ class Algorithm:
     @property
     def uses_clip(self) -> bool:
         return self.surrogate != "policy_gradient"
+
+    @property
+    def trains_every_token(self) -> bool:
+        """True if the loss acts on tokens whose advantage is 0 too."""
+        return self.kl == "loss" or self.entropy_coef != 0
+
+    @property
+    def first_loss_is_zero(self) -> bool:
+        """True if the loss is 0 where the ratio is 1: each answer counts alike, and a group's advantages add up to
+        0. (A KL in the loss is 0 there as well, where the policy still is the reference.)"""
+        is_ratio = self.ratio != "none" and self.surrogate != "detached_clamp"
+        is_centred = self.baseline in GROUP_BASELINES and self.scale != "batch_std"
+        return is_ratio and is_centred and self.token_weight == "sequence_mean" and not self.entropy_coef
 
     @model_validator(mode="after")
     def _check(self) -> Algorithm:
@@ -113,6 +139,12 @@ class Algorithm:
             raise ValueError(f"surrogate {self.surrogate} clips a ratio: set ratio to token or sequence")
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ValueError("clip_low must be from 0 to 1, and clip_high must not be negative")
+        if self.dual_clip is not None and self.surrogate != "clipped":
+            raise ValueError(f"dual_clip bounds the clipped surrogate, but surrogate is {self.surrogate}")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError("dual_clip must be above 1, where the ratio starts; usual is 3")
+        if self.max_approx_kl is not None and self.max_approx_kl <= 0:
+            raise ValueError("max_approx_kl must be above 0")
         if self.kl_coef < 0:
             raise ValueError("kl_coef must not be negative")
         if self.ratio == "none" and self.updates_per_round > 1:
@@ -126,10 +158,12 @@ class Algorithm:
             raise ValueError("kl_target adapts kl_coef, but kl is none")
         if self.kl_target is not None and self.kl_target <= 0:
             raise ValueError("kl_target must be above 0")
-        if self.kl == "reward" and self.kl_estimator == "k2":
+        if self.kl == "reward" and self.kl_estimator not in {"k1", "k3"}:
             raise ValueError("kl in the reward is the estimate's value: use k1 (unbiased) or k3")
         if self.kl == "loss" and self.kl_estimator == "k1":
-            raise ValueError("kl in the loss acts by its gradient, and k1's is 0 on average: use k2 or k3")
+            raise ValueError(
+                "kl in the loss acts by its gradient, and k1's is 0 on average: use k2, k3, k3+ or k3_weighted"
+            )
         if self.max_sampling_factor < 1:
             raise ValueError("max_sampling_factor must be at least 1: a round's prompts are sampled once")
         return self
@@ -153,6 +187,10 @@ REINFORCE_PP = replace(
     PPO, name="reinforce_pp", paper="arXiv:2501.03262",
     kl_coef=0.01, epochs=1, minibatches=4,
 )  # fmt: skip
+REINFORCE_PP_BASELINE = replace(
+    REINFORCE_PP, name="reinforce_pp_baseline",
+    credit="sequence", baseline="group_mean", kl="loss", kl_estimator="k2", group_size=8,
+)  # fmt: skip
 GRPO = Algorithm(
     name="grpo", paper="arXiv:2402.03300",
     baseline="group_mean", scale="group_std", token_weight="sequence_mean",
@@ -175,7 +213,12 @@ CISPO = replace(
     surrogate="detached_clamp", clip_low=1.0, clip_high=4.0, dynamic_sampling=False,
 )  # fmt: skip
 
-ALGORITHMS = {a.name: a for a in (REINFORCE, RLOO, REINFORCE_PP, PPO, GRPO, DR_GRPO, DAPO, GSPO, CISPO)}
+ALGORITHMS = {
+    a.name: a
+    for a in (
+        REINFORCE, RLOO, REINFORCE_PP, REINFORCE_PP_BASELINE, PPO, GRPO, DR_GRPO, DAPO, GSPO, CISPO,
+    )
+}  # fmt: skip
 """Every named algorithm, in the order in which they build on each other."""
 
 PARTS = tuple(f.name for f in fields(Algorithm) if f.name not in {"name", "paper"})
@@ -206,11 +249,13 @@ def customised(base: Algorithm, **parts: object) -> Algorithm:
 
 def without_effect(algorithm: Algorithm, part: str) -> str | None:
     """Why setting `part` would change nothing in this algorithm, or None."""
-    if part in {"clip_low", "clip_high"}:
+    if part in {"clip_low", "clip_high", "dual_clip"}:
         if not algorithm.uses_clip:
             return f"surrogate {algorithm.surrogate} does not clip"
         if algorithm.is_on_policy:
             return "with one update per round the ratio is 1. Raise epochs or minibatches, or leave it out"
+    if part == "max_approx_kl" and algorithm.is_on_policy:
+        return "with one update per round there is none to leave out. Raise epochs or minibatches"
     if part == "baseline_value" and algorithm.baseline != "constant":
         return f"it is the value of baseline constant, but baseline is {algorithm.baseline}"
     if part in {"kl_estimator", "kl_target"} and algorithm.kl == "none":

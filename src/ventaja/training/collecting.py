@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ventaja.environments import Environment
-from ventaja.records import Group, Prompt, StopReason
+from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, sample_and_judge
 from ventaja.tracking import Progress
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.config import RlConfig
+from ventaja.training.credit import has_spread
 from ventaja.training.prompts import shuffled
 from ventaja.training.round import State, timed
 
@@ -51,7 +52,7 @@ class Collector:
             if not self.algorithm.dynamic_sampling:
                 return groups, []
             for group in groups:
-                (kept if self._teaches(group) else uniform).append(group)
+                (kept if self.has_spread(group) else uniform).append(group)
         if not kept:
             return uniform[:wanted], uniform[wanted:]
         return kept, uniform
@@ -81,12 +82,6 @@ class Collector:
         with timed(seconds, name):
             yield
 
-    def _teaches(self, group: Group) -> bool:
-        """True if the answers that take part differ in their reward, penalties included."""
-        how = self.config.reward
-        rewards = {
-            judgement.reward - (how.truncation_penalty or 0.0) * (completion.stop is StopReason.LENGTH)
-            for completion, judgement in zip(group.completions, group.judgements, strict=True)
-            if judgement.is_valid and not (how.truncated == "mask" and completion.stop is StopReason.LENGTH)
-        }
-        return len(rewards) > 1
+    def has_spread(self, group: Group) -> bool:
+        """True if the group's answers differ, as this run shapes their rewards: what is kept, and what is reported."""
+        return has_spread(group, self.config.reward, max_tokens=self.config.sampling.max_tokens)

@@ -103,10 +103,15 @@ class RewardConfig(Settings):
     """Judge answers while others are still sampled. For slow rewards: functions then get answers as they end, in
     several calls a round, instead of all in one."""
     truncated: Literal["keep", "mask", "penalise"] = "keep"
-    """Answers cut off by sampling.max_tokens: judge them as they are, leave them out of the loss, or subtract
-    truncation_penalty."""
+    """Answers cut off by sampling.max_tokens: judge them as they are, leave them out of the update (DAPO's overlong
+    filtering), or subtract truncation_penalty."""
     truncation_penalty: float | None = None
     """What `truncated: penalise` subtracts."""
+    overlong_buffer: int | None = Field(None, ge=1)
+    """DAPO's soft overlong punishment (arXiv:2503.14476, eq. 13): an answer that reaches into the last this many
+    tokens before sampling.max_tokens loses up to overlong_penalty, in proportion."""
+    overlong_penalty: float = Field(1.0, gt=0)
+    """What an answer of sampling.max_tokens tokens loses, if overlong_buffer is set."""
 
     @field_validator("functions", mode="before")
     @classmethod
@@ -120,6 +125,8 @@ class RewardConfig(Settings):
     def _penalty_goes_with_penalise(self) -> RewardConfig:
         if (self.truncated == "penalise") != (self.truncation_penalty is not None):
             raise ValueError("truncated: penalise and truncation_penalty go together; set both or neither")
+        if self.overlong_buffer is None and self.overlong_penalty != 1:
+            raise ValueError("overlong_penalty would have no effect: set overlong_buffer too")
         return self
 
 
@@ -221,7 +228,8 @@ class RunConfig(Settings):
     folder: Path
     """The run folder. It must be new or empty, unless `resume` is on. One process at a time writes to it."""
     seed: int = Field(0, ge=0, lt=2**64)
-    """Everything random follows from it."""
+    """Seed of every random choice of the training itself: the order of rows, sampling, minibatches, new adapters.
+    What a task generates follows from data.seed and eval.seed."""
     resume: bool = False
     """Go on from the folder's last checkpoint; begin if there is none. A run that is over goes on if it is made longer."""
     checkpoint_every: int | None = Field(20, ge=1)
@@ -302,6 +310,12 @@ class RlConfig(Config):
             raise ValueError(
                 "sampling.temperature must be above 0: greedy answers of a prompt are all the same"
             )
+        buffer = self.reward.overlong_buffer
+        if buffer is not None and buffer >= self.sampling.max_tokens:
+            raise ValueError(
+                f"reward.overlong_buffer ({buffer}) must be less than sampling.max_tokens "
+                f"({self.sampling.max_tokens}): it would punish every answer for its length"
+            )
         if self.eval.every is None and (changed := changed_settings(self.eval)):
             raise ValueError(
                 f"eval.{changed[0]} would have no effect: set eval.every to measure during training"
@@ -346,10 +360,11 @@ class EvaluationConfig(Config):
             raise ValueError(
                 "model.lora would have no effect: it makes new adapters. An adapter folder is given as model.name"
             )
-        if self.reward.truncated != "keep":
-            raise ValueError(
-                "reward.truncated would have no effect: it acts on training, and this only measures"
-            )
+        for name in ("truncated", "overlong_buffer"):
+            if name in changed_settings(self.reward):
+                raise ValueError(
+                    f"reward.{name} would have no effect: it acts on training, and this only measures"
+                )
         if self.sampling.temperature == 0 and self.samples > 1:
             raise ValueError(
                 "sampling.temperature 0 makes all samples of a problem the same. Leave it out: the greedy answer is "

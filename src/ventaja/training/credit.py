@@ -12,23 +12,59 @@ from ventaja import functional as F
 from ventaja.records import Group, StopReason
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
+from ventaja.training.config import RewardConfig
+
+AS_JUDGED = RewardConfig()
+"""Rewards without any penalty of ours."""
 
 
 @dataclass(frozen=True)
 class RunningMean:
-    """An exponential mean of the rewards of past rounds: the baseline `running_mean`."""
+    """An exponential mean of the returns of past rounds (the metric `return`): the baseline `running_mean`."""
 
     value: float = 0.0
     rounds: int = 0
 
     def update(self, mean: float, *, memory: float = 0.9) -> RunningMean:
-        """After a round with this mean reward; the first rounds count evenly."""
+        """After a round with this mean return; the first rounds count evenly."""
         keep = min(memory, self.rounds / (self.rounds + 1))
         return RunningMean(keep * self.value + (1 - keep) * mean, self.rounds + 1)
 
 
-def reward_table(groups: Sequence[Group], batch: Batch, *, truncation_penalty: float = 0.0) -> Tensor:
-    """[S, T]: every reward at the token that earned it; truncated answers lose the penalty at their last."""
+def judged_batch(groups: Sequence[Group], how: RewardConfig, *, max_tokens: int) -> tuple[Batch, Tensor]:
+    """The validly judged answers of the groups, and their rewards [S, T] with every penalty.
+
+    With `truncated: mask` a truncated answer has no action: it takes no part in loss, baseline or scale.
+    """
+    batch = Batch.of_groups(groups)
+    if how.truncated == "mask":
+        stops = [
+            c.stop for g in groups for c, j in zip(g.completions, g.judgements, strict=True) if j.is_valid
+        ]
+        is_truncated = torch.tensor([stop is StopReason.LENGTH for stop in stops], dtype=torch.bool)
+        batch.is_action_ST[is_truncated] = False
+    return batch, reward_table(groups, batch, how, max_tokens=max_tokens)
+
+
+def takes_part(batch: Batch) -> Tensor:
+    """[S], True for the sequences with an action: the others are masked."""
+    return batch.is_action_ST.any(dim=1)
+
+
+def has_spread(group: Group, how: RewardConfig, *, max_tokens: int) -> bool:
+    """True if the answers that take part differ in their reward, penalties included, so that comparing them
+    teaches something. A KL in the reward is not looked at: it is known only later."""
+    batch, reward_ST = judged_batch([group], how, max_tokens=max_tokens)
+    return len(reward_ST.sum(dim=1)[takes_part(batch)].unique()) > 1
+
+
+def reward_table(
+    groups: Sequence[Group], batch: Batch, how: RewardConfig = AS_JUDGED, *, max_tokens: int | None = None
+) -> Tensor:
+    """[S, T]: every reward at the token that earned it, and the penalties for length at an answer's last token.
+
+    `max_tokens`, the longest allowed answer, is needed for `overlong_buffer` only.
+    """
     valid = [
         (completion, judgement)
         for group in groups
@@ -39,8 +75,13 @@ def reward_table(groups: Sequence[Group], batch: Batch, *, truncation_penalty: f
     for s, (completion, judgement) in enumerate(valid):
         for t, reward in judgement.stream:
             table[s, t] += reward
-        if truncation_penalty and completion.stop is StopReason.LENGTH:
-            table[s, len(completion) - 1] -= truncation_penalty
+        if how.truncation_penalty is not None and completion.stop is StopReason.LENGTH:
+            table[s, len(completion) - 1] -= how.truncation_penalty
+    if how.overlong_buffer is not None and valid:
+        assert max_tokens is not None
+        length_S = torch.tensor([len(completion) for completion, _ in valid])
+        punishment_S = F.soft_overlong_punishment(length_S, max_length=max_tokens, buffer=how.overlong_buffer)
+        table[torch.arange(len(valid)), length_S - 1] += how.overlong_penalty * punishment_S
     return table
 
 
@@ -48,11 +89,10 @@ def assign_advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, run
     """The advantage [S, T] of every token, by the algorithm's credit, baseline and scale.
 
     `reward_ST` already holds the KL penalty per token where the algorithm puts it into the reward. Whatever
-    is not an action gets 0.
+    is not an action gets 0, and takes no part in the statistics of the others.
     """
-    inside = inside_answers(batch)
     if algorithm.credit == "to_go":
-        advantage_ST = _less_baseline(F.returns_to_go(reward_ST), algorithm, running, inside)
+        advantage_ST = _less_baseline(F.returns_to_go(reward_ST), algorithm, running, batch.is_action_ST)
     else:
         advantage_ST = _sequence_advantage(batch, reward_ST.sum(dim=1), algorithm, running)[:, None].expand(
             -1, batch.longest
@@ -62,15 +102,9 @@ def assign_advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, run
     return advantage_ST.where(batch.is_action_ST, 0.0)
 
 
-def inside_answers(batch: Batch) -> Tensor:
-    """[S, T], True up to each answer's end, whether or not its tokens take part in the loss."""
-    length_S = torch.tensor([len(answer) for answer in batch.answers])
-    return torch.arange(batch.longest) < length_S[:, None]
-
-
 def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
     if algorithm.baseline not in {"leave_one_out", "group_mean"}:
-        return _less_baseline(reward_S, algorithm, running, torch.ones_like(reward_S, dtype=torch.bool))
+        return _less_baseline(reward_S, algorithm, running, takes_part(batch))
     _, group_S = batch.group_S.unique(return_inverse=True)
     member_S = torch.zeros_like(group_S)
     for group in range(int(group_S.max()) + 1 if len(group_S) else 0):
@@ -80,7 +114,7 @@ def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, ru
     reward_PG = torch.zeros(P, max(algorithm.group_size, 2))
     is_valid = torch.zeros(reward_PG.shape, dtype=torch.bool)
     reward_PG[group_S, member_S] = reward_S
-    is_valid[group_S, member_S] = True
+    is_valid[group_S, member_S] = takes_part(batch)
     if algorithm.scale == "group_std":
         advantage_PG = F.group_standardised(reward_PG, is_valid=is_valid)
     elif algorithm.baseline == "leave_one_out":

@@ -196,7 +196,7 @@ def measure(
             f"none of the answers to the {len(prompts)} problems could be judged: every reward was None or "
             "broken. Check that the problems have the columns that the reward function reads."
         )
-    is_right = _what_is_right(full_marks, [j for rows in valid.values() for row in rows for j in row])
+    is_right = what_is_right(full_marks, [j for rows in valid.values() for row in rows for j in row])
     accuracy: dict[str, float | None] = dict.fromkeys(valid)
     pass_at: dict[int, float] = {}
     if is_right is not None:
@@ -226,7 +226,7 @@ def measure(
     ), judged["sampled"]
 
 
-def _what_is_right(
+def what_is_right(
     full_marks: Mapping[str, float] | None, judgements: Sequence[Judgement]
 ) -> Callable[[Judgement], bool] | None:
     """Tells a right answer by its judgement; None where rewards are of a kind that knows no right and wrong."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ventaja import functional as F
@@ -16,7 +15,13 @@ from ventaja.training.batch import Batch, Row
 Stats = dict[str, Tensor]
 """Sums over tokens, by metric name; `tokens` counts them."""
 
-KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": F.kl_k1, "k2": F.kl_k2, "k3": F.kl_k3}
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": F.kl_k1,
+    "k2": F.kl_k2,
+    "k3": F.kl_k3,
+    "k3+": F.kl_k3_plus,
+}
+"""Those that look at the reference alone; `k3_weighted` needs the sampling policy too."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class PolicyObjective:
     kl_coef: float
     old_logprob: str = "old_logprob"
     """The column of this epoch's old log-probs."""
+    log_ratio_ST: Tensor | None = None
+    """Where to write the log-ratio that multiplies each token's advantage, if anyone wants to look at it."""
 
     def __call__(self, row: Row, scores: TokenScores) -> tuple[Tensor, Stats]:
         """Loss [M] of each of the row's targets, and sums to report. Not weighted yet."""
@@ -46,6 +53,8 @@ class PolicyObjective:
             else logprob.detach()
         )
         log_ratio = self._log_ratio(row, logprob - old)
+        if self.log_ratio_ST is not None:
+            self.log_ratio_ST[row.sequence_M, row.time_M] = log_ratio.detach().float().cpu()
         loss = self._surrogate(logprob, log_ratio, advantage)
         count = is_action.sum()
         gap = (old - row.pick(columns["sampler_logprob"]).to(device)).detach().abs()
@@ -55,19 +64,26 @@ class PolicyObjective:
             "approx_kl": F.approx_kl((logprob - old).detach(), is_action) * count,
         }
         if a.uses_clip and not a.is_on_policy:
-            # A detached clamp holds a ratio whatever its advantage's sign; PPO's only on one side.
+            # A detached clamp holds a ratio whatever its advantage's sign, but 0; PPO's only on one side.
             below, above = (advantage, advantage)
             if a.surrogate == "detached_clamp":
-                below, above = (-torch.ones_like(advantage), torch.ones_like(advantage))
+                below, above = (-advantage.abs(), advantage.abs())
             held = log_ratio.detach()
             stats["clip_ratio/low"] = count * F.clip_fraction_low(held, below, is_action, clip_low=a.clip_low)
             stats["clip_ratio/high"] = count * F.clip_fraction_high(
                 held, above, is_action, clip_high=a.clip_high
             )
+            if a.dual_clip is not None:
+                stats["clip_ratio/dual"] = count * F.clip_fraction_dual(
+                    held, advantage, is_action, dual_clip=a.dual_clip
+                )
         if a.kl == "loss":
             ref_log_ratio = logprob - row.pick(columns["ref_logprob"]).to(device)
             stats["kl"] = (F.kl_k3(ref_log_ratio.detach()) * is_action).sum()
-            loss = loss + self.kl_coef * KL_ESTIMATORS[a.kl_estimator](ref_log_ratio)
+            if a.kl_estimator == "k3_weighted":
+                loss = loss + self.kl_coef * F.kl_k3_weighted(ref_log_ratio, logprob - old)
+            else:
+                loss = loss + self.kl_coef * KL_ESTIMATORS[a.kl_estimator](ref_log_ratio)
         if scores.entropy_M is not None:
             stats["entropy"] = (scores.entropy_M.detach() * is_action).sum()
             loss = loss - a.entropy_coef * scores.entropy_M
@@ -92,14 +108,16 @@ class PolicyObjective:
     def _surrogate(self, logprob: Tensor, log_ratio: Tensor, advantage: Tensor) -> Tensor:
         a = self.algorithm
         if a.surrogate == "clipped":
-            return F.clipped_surrogate_loss(log_ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high)
+            return F.clipped_surrogate_loss(
+                log_ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high, dual_clip=a.dual_clip
+            )
         if a.surrogate == "detached_clamp":
             return F.detached_clamp_loss(
                 logprob, log_ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high
             )
         if a.ratio == "none":
             return F.policy_gradient_loss(logprob, advantage)
-        return -log_ratio.exp() * advantage
+        return F.surrogate_loss(log_ratio, advantage)
 
 
 def supervised_objective(batch: Batch) -> Callable[[Row, TokenScores], tuple[Tensor, Stats]]:

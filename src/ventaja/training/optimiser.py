@@ -27,6 +27,9 @@ class Optimiser:
         self.config = config
         self.total_updates = total_updates
         self.updates = 0
+        """Steps made."""
+        self.unmade = 0
+        """Planned steps that were not made, for there was nothing to learn from: the schedule passes over them."""
         self.is_whole = True
         """False while a step is being made: masters, moments and module are then of no one step."""
         self.parameters = dict(policy.parameters())
@@ -60,7 +63,8 @@ class Optimiser:
             return c.learning_rate * (self.updates + 1) / c.warmup_updates
         if c.schedule == "constant":
             return c.learning_rate
-        done = (self.updates - c.warmup_updates) / max(1, self.total_updates - c.warmup_updates)
+        place = self.updates + self.unmade
+        done = (place - c.warmup_updates) / max(1, self.total_updates - c.warmup_updates)
         factor = 1 - done if c.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return c.learning_rate * max(0.0, factor)
 
@@ -68,16 +72,19 @@ class Optimiser:
         """Clip, update the masters, round them into the module, forget the gradients.
 
         Returns the gradient's norm before clipping. A norm that is not finite changes nothing, and is no
-        update: the caller sees it in the result.
+        update: the caller sees it in the result. Where no gradient came, not even a zero, there was nothing to learn
+        from: momentum alone would still move the weights, so no step is made, and 0 is returned.
         """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        if not gradients:
+            return 0.0
+        norm = torch.nn.utils.get_total_norm(gradients)
         if torch.isfinite(norm):
             limit = self.config.max_grad_norm
             if limit is not None and float(norm) > limit:
                 torch._foreach_mul_(gradients, limit / (float(norm) + 1e-6))
             for master in self.masters.values():
-                if master.grad is None:  # skipped samples leave gradient 0, and Adam's momentum goes on
+                if master.grad is None:  # the others had one: here it is 0, and Adam's momentum goes on
                     master.grad = torch.zeros_like(master)
             for group in self.adamw.param_groups:
                 group["lr"] = self.learning_rate

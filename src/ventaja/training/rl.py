@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,16 +14,17 @@ from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
 from ventaja.models import PackedRow, Policy
-from ventaja.records import Group, Prompt, StopReason
+from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
 from ventaja.tracking import RL_COLUMNS, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row, old_logprob_column, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
-from ventaja.training.credit import assign_advantages, reward_table
+from ventaja.training.credit import assign_advantages, judged_batch
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
 from ventaja.training.evaluation import full_marks, load_rewards, measure
-from ventaja.training.metrics import rollout_metrics, update_metrics
+from ventaja.training.left_out import left_out_sums, measure_left_out, teaches
+from ventaja.training.metrics import credit_metrics, ratio_metrics, rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import left_out_note, render_all, room_note
 from ventaja.training.round import Round, State, timed
@@ -32,12 +34,19 @@ from ventaja.training.step import UpdateReport, update
 
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
+LEFT_OUT = 0x10
+"""Names the random stream that draws which of the answers that are not trained on are measured."""
 
 TOO_EASY_OR_HARD = (
     "The task is too easy or too hard for now: take other prompts, give the model a supervised start, or raise "
     "algorithm.group_size."
 )
 
+CUT_SAMPLING = (
+    "sampling.top_k, top_p or min_p cut the distribution that answers are sampled from, but training scores the whole "
+    "one: ratios and KL are then those of another policy than the one that answered, and tokens that were cut off can "
+    "gain probability unseen. Leave them out for training; sampling/logprob_gap shows how large the mismatch is."
+)
 LESS_MEMORY = (
     "Sample fewer answers at once (run.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
     "(optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
@@ -141,10 +150,12 @@ class RlLoop:
             should_stop=self._should_stop,
             progress=self.progress,
         )
+        self._keep_schedule()
         self.said_that_judging_is_slow = False
         self.rounds_without_comparison = 0
         asked = [*self.prompt_ids, *(self.held_out[1] if self.held_out else ())]
-        for note in (left_out_note(left_out), room_note(self.policy, asked, config.sampling)):
+        cut = None if config.sampling.is_whole else CUT_SAMPLING
+        for note in (cut, left_out_note(left_out), room_note(self.policy, asked, config.sampling)):
             if note:
                 self.progress.note(note)
 
@@ -163,7 +174,12 @@ class RlLoop:
             with noted_metrics() as noted:
                 groups, replaced = self.collector.collect(self.state, seconds)
             self.engine.release()
-            sampled = rollout_metrics([*groups, *replaced]) | noted.means()
+            sampled = rollout_metrics(
+                [*groups, *replaced], has_spread=self.collector.has_spread, full_marks=self.full_marks
+            )
+            sampled |= noted.means()
+            if self.algorithm.dynamic_sampling:
+                sampled["replaced_groups"] = float(len(replaced))
             self._explain_nothing_to_compare(number, len(groups) + len(replaced), sampled)
             self.progress.phase("training")
             with timed(seconds, "training"):
@@ -180,17 +196,26 @@ class RlLoop:
 
     def updates(self, round_: Round) -> Iterator[int]:
         """Indices of the updates still to make on this round's samples."""
-        while len(round_.reports) < self.algorithm.updates_per_round:
+        while len(round_.reports) < self.algorithm.updates_per_round and not self._went_too_far(round_):
             yield len(round_.reports)
 
     def update(self, round_: Round, index: int) -> None:
-        """One optimiser step on one minibatch, then a checkpoint if one is due."""
+        """One optimiser step on one minibatch, if it teaches anything; then a checkpoint if one is due."""
         algorithm, batch = self.algorithm, round_.batch
         members = self._minibatch(round_.number, batch, index)
         if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
             round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
+            self._keep_schedule()
             return
         with timed(round_.seconds, "training"):
+            left_out = left_out_sums(
+                batch,
+                members,
+                algorithm,
+                lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+                moved=any(report.stepped for report in round_.reports),
+            )
+            log_ratio_ST = torch.full(batch.is_action_ST.shape, torch.nan)
             is_action = torch.zeros_like(batch.is_action_ST)
             is_action[members] = batch.is_action_ST[members]
             report = update(
@@ -203,20 +228,27 @@ class RlLoop:
                     batch,
                     self.state.kl_coef,
                     old_logprob=old_logprob_column(algorithm, index // algorithm.minibatches),
+                    log_ratio_ST=log_ratio_ST,
                 ),
                 token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
                 temperature=self.config.sampling.temperature,
                 entropy=algorithm.entropy_coef != 0,
+                left_out=left_out,
             )
         round_.reports.append(report)  # at once: whatever fails from here on, the step is made
+        self._keep_schedule()
+        ratios = ratio_metrics(batch, members, log_ratio_ST, algorithm)
+        round_.reports[-1] = replace(report, means=report.means | ratios)
         self.engine.load(self.policy, version=self.optimiser.updates)
         self._explain_zero_loss(report)
-        if len(round_.reports) < algorithm.updates_per_round:
+        if report.stepped and len(round_.reports) < algorithm.updates_per_round:
             self.session.pause(self.checkpoint)
 
     def finish(self, round_: Round) -> None:
         """Record the round, adapt what adapts, and checkpoint if one is due."""
         metrics = round_.sampled | update_metrics(round_.reports)
+        if self.algorithm.max_approx_kl is not None:
+            metrics["kl_early_stop"] = float(len(round_.reports) < self.algorithm.updates_per_round)
         if self._is_measured(round_.number):
             metrics |= self._measure()
         if self.reference is not None:
@@ -232,10 +264,11 @@ class RlLoop:
         self._show_sample(round_.groups)
         if "kl" in metrics:
             self._adapt_kl(metrics["kl"])
-        if "reward" in metrics:
-            self.state.running = self.state.running.update(metrics["reward"])
+        if "return" in metrics:
+            self.state.running = self.state.running.update(metrics["return"])
         self.state.rounds_done = round_.number
         self.state.round = None
+        self._keep_schedule()
         if self.on_round is not None:
             self.on_round(self.run, round_.number)
         self.session.pause(self.checkpoint, last=round_.number == self.config.run.rounds)
@@ -244,19 +277,17 @@ class RlLoop:
 
     def _credit(self, number: int, groups: list[Group], sampled: dict[str, float]) -> Batch:
         """The round's samples with the columns that its updates need; a KL in the reward joins the metrics."""
-        algorithm, how = self.algorithm, self.config.reward
-        batch = Batch.of_groups(groups)
-        valid = [
-            completion
-            for group in groups
-            for completion, judgement in zip(group.completions, group.judgements, strict=True)
-            if judgement.is_valid
-        ]
-        if how.truncated == "mask":
-            truncated = torch.tensor([c.stop is StopReason.LENGTH for c in valid], dtype=torch.bool)
-            batch.is_action_ST[truncated] = False
-        batch.columns["sampler_logprob"] = batch.table([c.logprobs for c in valid])
-        reward_ST = reward_table(groups, batch, truncation_penalty=how.truncation_penalty or 0.0)
+        algorithm = self.algorithm
+        max_tokens = self.config.sampling.max_tokens
+        batch, reward_ST = judged_batch(groups, self.config.reward, max_tokens=max_tokens)
+        batch.columns["sampler_logprob"] = batch.table(
+            [
+                completion.logprobs
+                for group in groups
+                for completion, judgement in zip(group.completions, group.judgements, strict=True)
+                if judgement.is_valid
+            ]
+        )
         if self.reference is not None:
             batch.columns["ref_logprob"] = self._scores(
                 batch, self.reference, self._epoch_rows(number, batch, 0), is_reference=True
@@ -269,8 +300,16 @@ class RlLoop:
                 if batch.is_action_ST.any():
                     sampled["kl"] = float(kl_k3(log_ratio_ST)[batch.is_action_ST].mean())
         batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
+        tokens = round(sampled["completions/mean_length"] * sampled["samples"])
+        sampled |= credit_metrics(batch, reward_ST.sum(dim=1), algorithm, sampled_tokens=tokens)
         if not algorithm.is_on_policy and "old_logprob" not in batch.columns:
             self._score_old(number, batch)
+        measure_left_out(
+            batch,
+            algorithm,
+            lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+            seed=[self.config.run.seed, LEFT_OUT, number],
+        )
         return batch
 
     def _score_old(self, number: int, batch: Batch) -> None:
@@ -292,14 +331,9 @@ class RlLoop:
         return lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)]
 
     def _rows(self, batch: Batch, members: Sequence[int], max_tokens: int) -> list[Row]:
-        """Packed rows of a minibatch, without the sequences that cannot change the update.
-
-        With a KL in the reward advantages are known only after scoring, and hardly any is 0: there all stay in.
-        """
-        if self.algorithm.kl == "none" and not self.algorithm.entropy_coef:
-            changes = (batch.columns["advantage"] != 0).any(dim=1)
-            members = [s for s in members if changes[s]]
-        return batch.rows(members, max_tokens=max_tokens)
+        """Packed rows of a minibatch, without the sequences that cannot change the update."""
+        is_needed = teaches(batch, self.algorithm)
+        return batch.rows([s for s in members if is_needed[s]], max_tokens=max_tokens)
 
     @torch.no_grad()
     def _scores(self, batch: Batch, policy: Policy, cut: Cut, *, is_reference: bool = False) -> Tensor:
@@ -321,6 +355,17 @@ class RlLoop:
         rng = np.random.default_rng([self.config.run.seed, MINIBATCHES, number, epoch])
         chosen = np.array_split(rng.permutation(groups), self.algorithm.minibatches)[part]
         return torch.isin(batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
+
+    def _went_too_far(self, round_: Round) -> bool:
+        """True if the last update found the policy further from the one that sampled than `max_approx_kl`."""
+        limit = self.algorithm.max_approx_kl
+        return limit is not None and any(r.means.get("approx_kl", 0.0) > limit for r in round_.reports[-1:])
+
+    def _keep_schedule(self) -> None:
+        """Tell the optimiser how many of the updates planned so far made no step, so that its schedule ends in time."""
+        reports = self.state.round.reports if self.state.round else []
+        planned = self.state.rounds_done * self.algorithm.updates_per_round + len(reports)
+        self.optimiser.unmade = planned - self.optimiser.updates
 
     def _adapt_kl(self, kl: float) -> None:
         """β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)."""
@@ -367,11 +412,11 @@ class RlLoop:
         return reference
 
     def _explain_zero_loss(self, report: UpdateReport) -> None:
-        first = self.optimiser.updates == 1
+        first = self.optimiser.updates == 1 and self.algorithm.first_loss_is_zero
         if first and abs(report.loss) < 1e-4 and report.grad_norm > 0:
             self.progress.note(
                 f"The loss is {report.loss:.1e}, and that is right: on fresh samples the ratio is 1, so the loss "
-                "is minus the mean advantage, and advantages are centred on 0. Its gradient is not 0 (norm "
+                "is minus the mean advantage, and a group's advantages add up to 0. Its gradient is not 0 (norm "
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 
@@ -400,10 +445,17 @@ class RlLoop:
             )
 
     def _penalty_differs(self, sampled: dict[str, float]) -> bool:
-        """True if answers that were cut off lose something, and only some were."""
-        return (
-            bool(self.config.reward.truncation_penalty) and 0 < sampled["completions/truncated_fraction"] < 1
+        """True if only some answers lose something for their length."""
+        how, lengths = (
+            self.config.reward,
+            (sampled["completions/mean_length"], sampled["completions/max_length"]),
         )
+        some_are_cut = 0 < sampled["completions/truncated_fraction"] < 1
+        reaches = (
+            how.overlong_buffer is not None
+            and lengths[1] > self.config.sampling.max_tokens - how.overlong_buffer
+        )
+        return (bool(how.truncation_penalty) and some_are_cut) or (reaches and lengths[0] < lengths[1])
 
     def _explain_slow_judging(self, seconds: dict[str, float]) -> None:
         judging, whole = seconds["judging"], sum(seconds.values())

@@ -14,6 +14,7 @@ from ventaja.records import Group, write_groups
 from ventaja.training.batch import Batch
 from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.credit import RunningMean
+from ventaja.training.left_out import MEASURED
 from ventaja.training.step import UpdateReport
 
 
@@ -35,7 +36,7 @@ class Round:
         tables = {
             name: table
             for name, table in sorted(self.batch.columns.items())
-            if name != "sampler_logprob" and "/" not in name
+            if name not in {"sampler_logprob", MEASURED} and "/" not in name
         }
         columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
         sequence = 0

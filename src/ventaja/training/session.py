@@ -167,7 +167,10 @@ class Session:
         """A safe place between updates: checkpoint if one is due, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
-        if last or asked_to_stop or (every and self.optimiser.updates % every == 0):
+        updates = self.optimiser.updates
+        # where no step was made, an earlier checkpoint may stand there already
+        is_due = every is not None and updates % every == 0 and updates != self._saved[0]
+        if last or asked_to_stop or is_due:
             save()
         if asked_to_stop and not last:
             self.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -20,7 +20,7 @@ Objective = Callable[[Row, TokenScores], tuple[Tensor, Stats]]
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReport:
-    """What one optimiser step did."""
+    """What one update did."""
 
     loss: float
     grad_norm: float
@@ -28,11 +28,13 @@ class UpdateReport:
     tokens: int
     means: dict[str, float] = field(default_factory=dict)
     """Means over tokens of whatever the objective reports."""
+    stepped: bool = True
+    """False if there was nothing to learn from, so that no optimiser step was made."""
 
     @classmethod
     def empty(cls, learning_rate: float) -> UpdateReport:
         """Of a minibatch without samples, which makes no step."""
-        return cls(loss=0.0, grad_norm=0.0, learning_rate=learning_rate, tokens=0)
+        return cls(loss=0.0, grad_norm=0.0, learning_rate=learning_rate, tokens=0, stepped=False)
 
 
 def update(
@@ -45,8 +47,12 @@ def update(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    left_out: Mapping[str, float] | None = None,
 ) -> UpdateReport:
     """One optimiser step on Σ loss·weight over all rows; how they were cut into rows changes nothing.
+
+    `left_out` are sums, as the objective's, over tokens of the update that are in no row because they cannot change
+    it: the report's means are over them too. Without any row there is no step.
 
     Raises RunError if the loss or its gradient is not finite; the weights are then as before.
     """
@@ -75,6 +81,8 @@ def update(
             f"update {number}: loss {loss:.4g}, gradient norm {grad_norm:.4g}: not finite, so nothing was "
             "updated. Lower optimiser.learning_rate, or train in float32 (model.precision)."
         )
+    for name, value in (left_out or {}).items():
+        sums[name] = sums.get(name, 0.0) + value
     tokens = sums.pop("tokens", 0.0)
     return UpdateReport(
         loss=loss,
@@ -82,4 +90,5 @@ def update(
         learning_rate=learning_rate,
         tokens=int(tokens),
         means={name: value / tokens for name, value in sums.items()} if tokens else {},
+        stepped=optimiser.updates == number,
     )
