@@ -15,8 +15,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_readme_holds_the_table_of_algorithms() -> None:
@@ -59,6 +59,32 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(run.metrics) == 2
 
 
+def test_the_page_on_runs_is_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny import save_tiny_model  # type: ignore[import-not-found]
+
+    from ventaja.training.session import MAY_CHANGE
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(tmp_path / "tiny", "llama", chat_template=None)
+    page = (ROOT / "docs" / "runs.md").read_text()
+    scope: dict[str, object] = {}
+    for block in blocks("python", page):
+        exec(block.replace("smollm2-135m", str(tmp_path / "tiny")), scope)  # noqa: S102
+    run = scope["run"]
+    assert isinstance(run, ventaja.Run)
+    named = set(re.findall(r"`([a-z_]+)`", page))
+    assert set(run.rollout_table(1).column_names) <= named
+    changes = page.split("These may change:")[1].split("So a run")[0]
+    for name in MAY_CHANGE:
+        assert name.startswith("run.") or f"`{name.rstrip('.')}`" in changes, name
+    fixed = {"seed", "completions_per_round", "batch_size"}
+    for kind in (RlConfig, ventaja.SftConfig):
+        settings = {s.name for s in settings_of(kind) if s.name.startswith("run.")}
+        assert {name for name in settings if not name.startswith(MAY_CHANGE)} <= {
+            f"run.{name}" for name in fixed
+        }
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -84,6 +110,7 @@ def test_every_recorded_metric_is_documented(algorithm: dict[str, object], tmp_p
     )
     page = (ROOT / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"`([a-z0-9_/]+)`", page)) | {"round"}
+    assert "`reward_metrics/NAME`" in page
     for name in run.metrics[-1]:
         assert re.sub(r"rewards/.*/", "rewards/NAME/", name) in documented | {
             "rewards/NAME/mean",

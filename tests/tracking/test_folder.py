@@ -83,7 +83,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, name: str
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("try: a higher clip")
     for attempt in (lambda: begin(tmp_path), lambda: RunFolder(tmp_path / "run").locked().__enter__()):
-        with pytest.raises(RunError, match=rf"not empty and holds no run \({name}\).*run/run$"):
+        with pytest.raises(RunError, match=rf"not empty and holds no run \({name}\).*--run.folder runs/new$"):
             attempt()
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
     (tmp_path / "run" / name).unlink()
@@ -154,8 +154,8 @@ def test_a_second_process_is_told_who_writes(tmp_path: Path) -> None:
         with pytest.raises(RunError) as error, folder.locked():
             pass
         message = str(error.value)
-        assert f"process {child.pid} on {socket.gethostname()}, since 20" in message
-        assert "(ventaja rl run.yaml) is writing to this folder" in message
+        assert f"process {child.pid} on {socket.gethostname()} (ventaja rl run.yaml), begun 20" in message
+        assert ", is writing to this folder" in message
         # Readers need no lock.
         assert Run(folder.path).config["model"] == "tiny"
     finally:

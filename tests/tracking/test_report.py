@@ -155,3 +155,16 @@ def test_the_bold_line_is_the_mean_around_each_round() -> None:
     # Three values around each, two at the ends: (0+3)/2, (0+3+6)/3, (3+6+0)/3, (6+0)/2.
     assert _moving_average([0.0, 3.0, 6.0, 0.0], 3) == [1.5, 3.0, 3.0, 3.0]
     assert _moving_average([1.0, 2.0], 0) == [1.0, 2.0]
+
+
+def test_advice_for_a_report_is_not_that_for_a_run(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {}, command="")
+    folder.report_path.mkdir()
+    with pytest.raises(
+        RunError, match=r"report\.html: cannot be written: .*mend the permissions\.$"
+    ) as error:
+        write_report(folder.path)
+    assert "--run.folder" not in str(error.value)
+    with pytest.raises(RunError, match=r"there is no such folder") as error:
+        write_report(tmp_path / "rnu")
+    assert "--run.resume" not in str(error.value)

@@ -363,9 +363,9 @@ def test_every_file_of_a_checkpoint_is_on_the_disk_before_its_name_is(model, tmp
     [
         (
             3,
-            "has done 3 rounds: there is nothing left to do, and nothing is changed. To go on, raise run.rounds above 3",
+            "has done 3 rounds: there is nothing left to do, and nothing is changed. To go on, raise run.rounds.",
         ),
-        (2, "has done 3 rounds, more than the 2 that run.rounds asks for: there is nothing left to do"),
+        (2, "has done 3 rounds, and run.rounds asks for 2: there is nothing left to do"),
         (4, "Going on after round 3 of 4, from"),
     ],
 )
@@ -375,6 +375,22 @@ def test_a_resumed_run_says_what_it_does(rounds, said, model, tmp_path, monkeypa
     run(tmp_path / "run", model, "reinforce", rounds=rounds, resume=True)
     assert said in screen.getvalue()
     assert len(metrics(tmp_path / "run")) == max(rounds, 3)
+
+
+def test_a_supervised_run_that_is_over_says_so(model, tmp_path, monkeypatch):
+    screen = seen_by(monkeypatch)
+    run_sft(tmp_path / "run", model)
+    settings = {
+        "folder": str(tmp_path / "run"),
+        "updates": 6,
+        "batch_size": 4,
+        "trackers": [],
+        "resume": True,
+    }
+    run_sft(tmp_path / "run", model, run=settings)
+    assert "has done 6 steps: there is nothing left to do" in screen.getvalue()
+    assert "raise run.updates." in screen.getvalue()
+    assert screen.getvalue().count(f"Loading {model} …") == 2
 
 
 # ---------------------------------------------------------------------- signals

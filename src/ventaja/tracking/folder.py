@@ -113,7 +113,7 @@ class RunFolder:
             shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
             raise RunError(
                 f"{self.path}: this folder is not empty and holds no run ({shown}), and a run keeps its files apart from "
-                f"others. Choose a new folder, such as --run.folder {self.path / 'run'}"
+                "others. Choose a new folder, such as --run.folder runs/new"
             )
 
     def __repr__(self) -> str:

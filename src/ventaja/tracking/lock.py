@@ -72,6 +72,6 @@ def _holder(folder: Path) -> str:
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         said = f" ({holder['command']})" if holder["command"] else ""
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},{said}"
+        return f"process {holder['pid']} on {holder['host']}{said}, begun {holder['since']},"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

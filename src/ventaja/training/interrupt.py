@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM ask the run to stop at the next safe place; asking twice stops at once."""
+"""Ctrl-C and SIGTERM ask the run to stop at the next safe place; a second one acts as usual.
+
+A second Ctrl-C is then an error like any other: `Session.nothing_lost` writes what was whole, unless a third one comes.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def room_note(policy: Policy, prompt_ids: Sequence[Sequence[int]], sampling: Sam
     if context is None or longest + sampling.max_tokens <= context:
         return None
     least, most = context - longest, min(context - shortest, sampling.max_tokens)
+    after = f"{least} tokens" if least == most else f"{least} to {most} tokens, by the length of their prompt"
     return (
         f"sampling.max_tokens is {sampling.max_tokens}, but {policy.name} takes {context} tokens, prompt included: answers "
-        f"are cut off after {least if least == most else f'{least} to {most}'} tokens, by the length of their prompt."
+        f"are cut off after {after}."
     )

@@ -127,10 +127,10 @@ class Session:
         if not self.is_resumed:
             return None
         if done >= total:
-            fewer = "" if done == total else f", more than the {total} that {setting} asks for"
+            fewer = "" if done == total else f", and {setting} asks for {total}"
             return (
                 f"{path} has done {done} {unit}s{fewer}: there is nothing left to do, and nothing is changed. To go "
-                f"on, raise {setting} above {done}."
+                f"on, raise {setting}."
             )
         if self.checkpoint is None:
             return f"{path} has no checkpoint yet: the run begins again from its first {unit}."
