@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from ventaja import hub
 from ventaja.errors import ConfigError, ModelError, did_you_mean
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.policy import Policy
@@ -61,7 +62,8 @@ def resolve_model(name: str) -> str:
                 + _nested_hint(path)
             )
         return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
+    is_local = hub.is_meant_locally(name, holding=("*/config.yaml",))
+    if is_local or name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
         hint = did_you_mean(name, _known_names(path))
         if "/" not in name:
             hint += " A model on the Hugging Face hub is called org/name, such as openai-community/gpt2."
@@ -141,16 +143,17 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
         base = resolve_model(json.loads(adapter.read_text())["base_model_name_or_path"])
         if not (Path(source) / "adapter_model.safetensors").exists():  # peft would go on to the pickle
             raise ModelError(f"adapter {source!r} has no adapter_model.safetensors.{_NO_PICKLE}")
-    module: Any = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
+    with nullcontext() if Path(base).exists() else hub.quick(base):
+        module: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source if (Path(source) / "tokenizer_config.json").exists() else base,
+            trust_remote_code=trust_remote_code,
+        )
     if adapter.exists():
         with _peft() as peft:
             module = peft.PeftModel.from_pretrained(module, source, is_trainable=True)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source if (Path(source) / "tokenizer_config.json").exists() else base,
-        trust_remote_code=trust_remote_code,
-    )
     return module, tokenizer
 
 
