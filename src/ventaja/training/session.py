@@ -131,11 +131,11 @@ class Session:
             tracker.log(metrics, number)
         self.progress.update(number, metrics)
 
-    def pause(self, save: Callable[[], None], *, last: bool = False) -> None:
-        """A safe place between updates: checkpoint if one is due, stop if asked to."""
+    def pause(self, save: Callable[[], None], *, last: bool = False, best: bool = False) -> None:
+        """A safe place between updates: checkpoint if one is due or these weights are the best, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
-        if last or asked_to_stop or (every and self.optimiser.updates % every == 0):
+        if last or best or asked_to_stop or (every and self.optimiser.updates % every == 0):
             save()
         if asked_to_stop and not last:
             self.stop()
@@ -160,7 +160,11 @@ class Session:
         path = self.folder.checkpoint_path(self.optimiser.updates)
         state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
         save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
-        remove_old_checkpoints(self.folder.checkpoints(), keep=self.config.run.keep_checkpoints)
+        remove_old_checkpoints(
+            self.folder.checkpoints(),
+            keep=self.config.run.keep_checkpoints,
+            best=self.folder.best_checkpoint(),
+        )
 
 
 def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
