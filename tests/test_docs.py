@@ -131,3 +131,22 @@ def test_the_demos_held_out_problems_are_those_it_does_not_train_on() -> None:
 def test_all_public_names_exist() -> None:
     for name in ventaja.__all__:
         assert getattr(ventaja, name) is not None
+
+
+def test_the_page_on_data_runs_and_is_valid() -> None:
+    import yaml
+
+    from ventaja.training.config import SftConfig
+
+    page = (ROOT / "docs" / "data.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})  # noqa: S102
+    weights = []
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        # alternatives stand below each other: one line each, with a comment
+        for text in block.splitlines() if "#" in block else [block]:
+            config = parse(
+                SftConfig, {"model": "m", "data": "d", "run": {"folder": "f"}, **yaml.safe_load(text)}
+            )
+            weights.append([source.weight for source in config.data.sources])
+    assert weights == [[2.0, 0.5, 1.0], [1.0], [1.0], [1.0]]

@@ -11,7 +11,8 @@ from ventaja.errors import ConfigError, DataError
 from ventaja.records import Example, Message, Prompt
 from ventaja.tracking import Run
 from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
-from ventaja.training.config import algorithm_settings
+from ventaja.training.config import algorithm_settings, setting_names
+from ventaja.training.validation import nearest
 
 PromptLike = str | Sequence[Message] | Mapping[str, Any]
 """Text, chat messages, or a row: a mapping with `prompt` (either of them) or `messages`, and further columns."""
@@ -41,7 +42,7 @@ def rl(
 
     Args:
         model: a short name, folder or hub id, or the settings of the run file's `model` group.
-        prompts: a file, task or data set (as `data.source`), the settings of `data`, or a list of prompts.
+        prompts: a file, folder, task or data set (as `data.source`), the settings of `data`, or a list of prompts.
         folder: where the run goes.
         reward: one or several functions `f(prompts, completions, completion_ids, **columns) -> list`, or their
             names as in a run file; the task's own verifier if left out. Or the settings of the run file's
@@ -57,7 +58,7 @@ def rl(
 
     Raises VentajaError with what to do next.
     """
-    values = _values(model, folder, seed, groups)
+    values = _values(RlConfig, model, folder, seed, groups)
     if rounds is not None:
         if "rounds" in values["run"]:
             raise ConfigError("rounds is given twice, as rounds= and in run=. Leave one of them out.")
@@ -92,10 +93,10 @@ def sft(
 ) -> Run:
     """Train a model on examples and return the run.
 
-    `examples` is a file, task or data set, the settings of `data`, or a list of rows, each with `messages`, or
-    with `prompt` and `completion` (text, or messages). The rest is as in `rl`.
+    `examples` is a file, folder, task or data set, the settings of `data`, or a list of rows, each with `messages`,
+    with `prompt` and `completion` (text, or messages), or with `text`. The rest is as in `rl`.
     """
-    values = _values(model, folder, seed, groups)
+    values = _values(SftConfig, model, folder, seed, groups)
     rows = None
     if isinstance(examples, str | Mapping):
         values["data"] = examples
@@ -106,11 +107,16 @@ def sft(
 
 
 def _values(
-    model: str | Mapping[str, Any], folder: str | Path, seed: int, groups: Mapping[str, Mapping[str, Any]]
+    kind: type[RlConfig | SftConfig],
+    model: str | Mapping[str, Any],
+    folder: str | Path,
+    seed: int,
+    groups: Mapping[str, Any],
 ) -> dict[str, Any]:
     for name, group in groups.items():
         if not isinstance(group, Mapping):
-            raise ConfigError(f"{name}: must be a mapping of settings, not {type(group).__name__}")
+            hint = "" if name in kind.model_fields else nearest(name, setting_names(kind))
+            raise ConfigError(f"{name}: must be a mapping of settings, not {type(group).__name__}.{hint}")
     values: dict[str, Any] = {name: dict(group) for name, group in groups.items()}
     values["model"] = model
     values["run"] = {"folder": str(folder), "seed": seed, **values.get("run", {})}
@@ -124,7 +130,7 @@ def _prompt(given: PromptLike, number: int) -> Prompt:
 def _example(row: Mapping[str, Any], number: int) -> Example:
     where = f"examples[{number}]"
     if not isinstance(row, Mapping):
-        raise DataError(f"{where}: a row is a mapping with 'messages', or 'prompt' and 'completion'.")
+        raise DataError(f"{where}: a row is a mapping with 'messages', 'prompt' and 'completion', or 'text'.")
     return example_from_row(row, where)
 
 

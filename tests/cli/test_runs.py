@@ -114,6 +114,18 @@ def test_lists(seen, file):
     assert seen.config.optimiser.betas == (0.8, 0.9)
 
 
+def test_several_sources(seen, file):
+    def sources(*flags):
+        assert main(["sft", "--model", "m", "--run.folder", "runs/x", *flags]) == 0
+        return seen.config.data.source
+
+    assert sources("--data", "a.jsonl") == "a.jsonl"
+    assert sources("--data", "*.jsonl") == "*.jsonl"  # no YAML, where a star begins an alias
+    assert [s.source for s in sources("--data", "a.jsonl", "--data", "b.jsonl")] == ["a.jsonl", "b.jsonl"]
+    mixed = sources("--data", "[{source: a.jsonl, weight: 2}, b.jsonl]", "--data.system_prompt", "hi")
+    assert [(s.source, s.weight) for s in mixed] == [("a.jsonl", 2.0), ("b.jsonl", 1.0)]
+
+
 @pytest.mark.parametrize("flags", [["--run.resume"], ["--run.resume", "true"], ["--run.resume=yes"]])
 def test_true_needs_no_value(seen, file, flags):
     assert main(["rl", *flags, file]) == 0

@@ -82,6 +82,17 @@ def test_a_message_keeps_its_role_and_content_only(write):
     assert load_prompts(write({"prompt": [message]}))[0].content == (USER,)
 
 
+def test_text_parts_of_a_message_are_joined(write):
+    parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?", "image": None}]
+    source = write({"messages": [{"role": "user", "content": parts}, BOT]})
+    assert load_prompts(source)[0].content == (USER,)
+    assert load_examples(source)[0].prompt == (USER,)
+
+
+def test_no_tools_are_no_tools(write):
+    assert load_prompts(write({"prompt": "a", "tools": None}, {"prompt": "b", "tools": []}))[1].content == "b"
+
+
 def test_system_prompt_and_size(write):
     source = write({"prompt": "2+2?"}, {"prompt": [USER]}, {"prompt": "never read, as " * 3})
     assert [p.content for p in load_prompts(source, size=2, system_prompt="Be brief.")] == [
@@ -117,6 +128,17 @@ def test_system_prompt_and_size(write):
         ),
         ({"prompt": [{"role": "user", "content": None}]}, "prompt[0]: 'content' is null; it must be text."),
         ({"prompt": [USER | {"tool_calls": [{}]}]}, "prompt[0] has 'tool_calls', which are not supported."),
+        ({"prompt": [USER | {"content": []}]}, "prompt[0]: 'content' is an empty list."),
+        ({"prompt": [USER | {"content": ["hi"]}]}, "prompt[0]: content[0] is text; a part of a message is {"),
+        (
+            {"prompt": [USER | {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "prompt[0]: content[0] is of type 'image_url'; models here read text alone.",
+        ),
+        (
+            {"prompt": [USER | {"content": [{"type": "text"}]}]},
+            "prompt[0]: content[0]: 'text' is null; it must be",
+        ),
+        ({"prompt": "x", "tools": [{"name": "search"}]}, "tools are not given to the chat template yet"),
         ({"prompt": [USER, BOT]}, "the prompt ends with an assistant turn"),
         ({"messages": [BOT]}, "'messages' starts with its only assistant turn, so there is nothing to ask."),
         (
@@ -166,9 +188,21 @@ def test_a_system_prompt_makes_a_chat_of_an_example(write):
     assert (example.prompt, example.completion) == ((SYSTEM, USER), (BOT,))
 
 
+def test_text_alone_is_learned_as_a_whole(write):
+    source = write({"text": "Once upon a time."}, {"text": "not used", "prompt": "2+2?", "completion": "4"})
+    assert [(e.prompt, e.completion) for e in load_examples(source)] == [
+        ("", "Once upon a time."),
+        ("2+2?", "4"),
+    ]
+    assert "a system_prompt would have no effect" in fails(load_examples, source, system_prompt="Be brief.")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"text": " "}, "'text' is empty; it must be text to learn."),
+        ({"text": 3}, "'text' is a number; it must be text to learn."),
+        ({"messages": [USER, BOT], "tools": [{}]}, "tools are not given to the chat template yet"),
         ({"prompt": "x", "completion": ""}, "the completion is empty."),
         (
             {"prompt": "x", "response": "y"},
@@ -214,14 +248,17 @@ def test_files_that_cannot_be_read(tmp_path):
         "b.json", b"{}\n{}\n"
     )
     assert "it holds an object; a .json file must hold a list" in content("c.json", b"{}")
-    assert "it is not text in UTF-8" in content("d.jsonl", b'{"prompt": "\xff"}')
+    assert "d.jsonl:1: the line is not text in UTF-8" in content("d.jsonl", b'{"prompt": "\xff"}')
     assert "it is not a Parquet file" in content("e.parquet", b"PAR")
     assert "f.csv:3: the row has 3 cells, the header 2." in content("f.csv", b"prompt,a\nx,1\nx,y,1\n")
     assert "g.csv:2: the row is not CSV" in content("g.csv", b'prompt,a\n"x"y,1\n')
-    assert "the ending '.txt' is not known; files are '.jsonl', '.json', '.parquet', '.csv'." in content(
-        "h.txt", b"x"
+    assert (
+        "the ending '.txt' is not known; files are '.jsonl', '.json', '.parquet', '.csv', '.jsonl.gz'"
+        in content("h.txt", b"x")
     )
-    assert "it is a folder. Name one of its files: " in fails(load_prompts, str(tmp_path))
+    assert "files of 4 endings: 'a.json', 'a.jsonl', 'e.parquet', 'f.csv'." in fails(
+        load_prompts, str(tmp_path)
+    )
 
 
 def test_sources_that_are_none(write):

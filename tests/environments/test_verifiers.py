@@ -6,7 +6,7 @@ import pytest
 
 from ventaja.environments import _worker as worker
 from ventaja.environments import default_rewards, judge, load_prompts, load_reward
-from ventaja.environments.sources import _plain
+from ventaja.environments.generated import _plain
 from ventaja.errors import ConfigError
 
 

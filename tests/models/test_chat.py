@@ -99,8 +99,17 @@ def test_a_chat_needs_a_template() -> None:
 def test_a_prompt_needs_tokens() -> None:
     with pytest.raises(DataError, match="p: the prompt has no tokens"):
         render_prompt(make_tokenizer(), Prompt(id="p", content=""))
-    with pytest.raises(DataError, match="e: the example has no prompt"):
-        render_example(make_tokenizer(), Example(id="e", prompt="", completion="b"), eos_ids=ENDS)
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_text_alone_is_an_answer_from_its_second_token_on(starts: bool) -> None:
+    tokenizer = make_tokenizer(starts=starts)
+    tokens = render_example(tokenizer, Example(id="e", prompt="", completion="ab"), eos_ids=ENDS)
+    a, b = tokenizer("ab", add_special_tokens=False)["input_ids"]
+    # a token that begins every text is given; without one, the first of the text itself is
+    assert list(tokens.token_ids) == ([START, a, b, EOS] if starts else [a, b, EOS])
+    assert list(tokens.is_action) == [False] + [True] * (3 if starts else 2)
+    assert tokens.truncated(2).is_action == (False, True)
 
 
 def test_a_template_that_rewrites_earlier_turns_takes_one_answer_at_a_time() -> None:

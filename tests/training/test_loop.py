@@ -27,7 +27,7 @@ from ventaja.models.layout import Bundle
 from ventaja.records import Prompt
 from ventaja.rollouts import ScriptedEngine
 from ventaja.training import RlConfig, parse, rl, train_rl
-from ventaja.training.prompts import shuffled
+from ventaja.training.prompts import Passes
 from ventaja.training.rl import RlLoop
 
 
@@ -76,7 +76,7 @@ def test_uniform_groups_are_replaced(model, tmp_path):
     assert all(group.prompt.content[4] not in "abcd" for group in round_.groups)
     # fresh prompts in the order of the shuffle, each asked once, and no more than needed
     asked = [tokenizer().decode(request.prompt_ids)[4] for request in made.engine.seen]
-    order = [LETTERS[i] for i in shuffled(8, 0, len(asked), seed=0)]
+    order = [LETTERS[i] for i in Passes([1.0] * 8, seed=0).stream(0, len(asked))]
     assert asked == order
     assert made.state.prompts_taken == len(asked) <= 12
     assert sum(letter not in "abcd" for letter in asked) == 4
@@ -255,12 +255,13 @@ def test_without_dynamic_sampling_nothing_is_replaced(model, tmp_path):
 
 
 def test_every_pass_uses_every_prompt_once():
-    taken = [shuffled(7, start, 3, seed=1) for start in range(0, 21, 3)]
+    passes = Passes([1.0] * 7, seed=1)
+    taken = [passes.stream(start, 3) for start in range(0, 21, 3)]
     stream = [i for part in taken for i in part]
     assert [sorted(stream[p : p + 7]) for p in (0, 7, 14)] == [list(range(7))] * 3
     assert stream[:7] != stream[7:14] != stream[14:]
-    assert stream == shuffled(7, 0, 21, seed=1)  # however it is cut
-    assert stream != shuffled(7, 0, 21, seed=2)
+    assert stream == passes.stream(0, 21)  # however it is cut
+    assert stream != Passes([1.0] * 7, seed=2).stream(0, 21)
 
 
 def test_minibatches_are_whole_groups_and_each_sample_has_its_turn_once_per_epoch(model, tmp_path):

@@ -19,7 +19,7 @@ from tiny_task import assert_same_run, metrics, names, run_rl, run_sft
 
 from ventaja.errors import RunError
 from ventaja.rollouts import LocalEngine
-from ventaja.tracking import RunFolder
+from ventaja.tracking import Run, RunFolder
 from ventaja.training import rl, session, sft
 from ventaja.training.optimiser import Optimiser
 
@@ -531,6 +531,37 @@ def test_a_supervised_run_too(every, model, tmp_path, monkeypatch):
                 run_sft(tmp_path / "run", model, **settings(tmp_path / "run", checkpoint_every=every))
     run_sft(tmp_path / "run", model, **settings(tmp_path / "run", resume=True))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_best_checkpoint_survives_a_kill(model, tmp_path, monkeypatch):
+    held_out = tmp_path / "held_out.jsonl"  # its end is learned soon, and then its letter forgotten
+    held_out.write_text('{"prompt": "say x:", "completion": "b."}\n')
+
+    def settings(folder, **more):
+        run = {
+            "folder": str(folder),
+            "batch_size": 4,
+            "updates": 9,
+            "trackers": [],
+            "checkpoint_every": 3,
+            **more,
+        }
+        measured = {"source": str(held_out), "every": 2}
+        return {"optimiser": {"learning_rate": 3e-2}, "eval": measured, "run": run}
+
+    run_sft(tmp_path / "whole", model, **settings(tmp_path / "whole"))
+    best = Run(tmp_path / "whole").best_checkpoint.name
+    assert names(tmp_path / "whole" / "checkpoints") == [best, "000009"] == ["000002", "000009"]
+    for dies_at in (2, 4, 9):  # before the best checkpoint, and after it
+        folder = tmp_path / f"run-{dies_at}"
+        with monkeypatch.context() as patched:
+            kill_at_update(patched, sft, dies_at)
+            with pytest.raises(Killed):
+                run_sft(folder, model, **settings(folder))
+        run_sft(folder, model, **settings(folder, resume=True))
+        assert_same_run(folder, tmp_path / "whole")
+        assert names(folder / "checkpoints") == names(tmp_path / "whole" / "checkpoints")
+        assert Run(folder).best_checkpoint.name == best
 
 
 def test_a_signal_stops_a_supervised_run(model, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 from rich_argparse import RichHelpFormatter
 
-from ventaja.cli.fields import SHORT_FORMS, Setting, groups_of, settings_of
+from ventaja.cli.fields import SHORT_FORMS, TEXT_OR_LIST, Setting, groups_of, settings_of
 from ventaja.cli.runfile import RunFile, explain_yaml, load_yaml, read_run_file
 from ventaja.errors import ConfigError
 
@@ -106,7 +106,7 @@ def make_parser(
             *(f"--{name}" for name in (setting.short, setting.name) if name),
             dest=setting.name,
             metavar=setting.type,
-            action="append" if setting.type == "LIST" else "store",
+            action="append" if setting.type in {"LIST", TEXT_OR_LIST} else "store",
             help=_help(setting),
         )
     return parser
@@ -179,12 +179,12 @@ def _value(name: str, text: Any, setting: Setting | None) -> Any:
     """What a flag's text means. Numbers and truth values stay text here: the config's own types read them."""
     if setting is not None and setting.can_be_null and text in ("null", ["null"]):
         return None
-    if setting is not None and setting.type == "LIST":
+    if setting is not None and setting.type in {"LIST", TEXT_OR_LIST}:
         items: list[Any] = []
         for item in text:
             value = _yaml(name, item) if item.lstrip().startswith(("[", "{")) else item
             items += value if isinstance(value, list) else [value]
-        return items
+        return text[0] if setting.type == TEXT_OR_LIST and items == text and len(text) == 1 else items
     if setting is None or setting.type in {"MAPPING", "VALUE"}:
         value = _yaml(name, text)
         return {} if value is True and setting is not None and setting.is_part else value

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from ventaja.training.config import SHORT_FORMS
 
+TEXT_OR_LIST = "TEXT or LIST"
 _NAMES: dict[Any, str] = {str: "TEXT", int: "INT", float: "NUMBER", bool: "BOOL", Path: "PATH"}
 _LIMITS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 
@@ -27,7 +28,7 @@ class Setting:
     name: str
     """Dotted: optimiser.learning_rate."""
     type: str
-    """TEXT, INT, NUMBER, BOOL, PATH, CHOICE, LIST, MAPPING or VALUE (any YAML)."""
+    """TEXT, INT, NUMBER, BOOL, PATH, CHOICE, LIST, TEXT or LIST, MAPPING or VALUE (any YAML)."""
     can_be_null: bool
     choices: tuple[str, ...]
     limits: str
@@ -115,11 +116,14 @@ def _fields(kind: type) -> Iterator[_Field]:
 
 def _setting(name: str, field: _Field, inner: Any, can_be_null: bool, default: Any) -> Setting:
     origin = get_origin(inner) or inner
+    lists = [option for option in (get_args(inner) or ()) if get_origin(option) in {tuple, list}]
     required = default is PydanticUndefined or default is dataclasses.MISSING
     if origin is Literal:
         type_ = "CHOICE"
     elif origin in {tuple, list}:
-        type_ = "LIST"
+        type_, lists = "LIST", [inner]
+    elif str in get_args(inner) and lists:
+        type_ = TEXT_OR_LIST
     elif origin is dict:
         type_ = "MAPPING"
     else:
@@ -139,7 +143,7 @@ def _setting(name: str, field: _Field, inner: Any, can_be_null: bool, default: A
         help=" ".join(field.help.split()),
         entries=tuple(
             entry
-            for item in (get_args(inner) if type_ == "LIST" else ())
+            for item in (get_args(lists[0]) if type_ in {"LIST", TEXT_OR_LIST} else ())
             if _has_fields(item)
             for entry in settings_of(item, f"{name}[].")
         ),

@@ -1,4 +1,4 @@
-"""Prompts and examples from rows: of a file, of reasoning-gym's generators or of `datasets`.
+"""Prompts and examples from rows: of files, of reasoning-gym's generators or of `datasets`.
 
 Every row must be usable. The first one that is not ends the reading, with its place and what to do about it.
 """
@@ -38,10 +38,11 @@ def load_prompts(
     reward functions.
 
     Args:
-        source: a `.jsonl`, `.json`, `.parquet` or `.csv` file, `reasoning_gym:NAME`, or the name of a data
-            set for `datasets.load_dataset`.
+        source: a `.jsonl`, `.json`, `.parquet` or `.csv` file (all but Parquet also with `.gz` behind), a folder
+            of such files, a glob, a folder of `save_to_disk`, `reasoning_gym:NAME`, or the name of a data set for
+            `datasets.load_dataset`.
         options: for reasoning_gym the task's settings; for `datasets` the arguments of `load_dataset`
-            (`split` is "train" by default); a file has none.
+            (`split` is "train" by default); for a folder of `save_to_disk` its `split`; a file has none.
         size: at most so many rows, the first ones; for reasoning_gym how many to make (1000 by default).
         seed: decides what reasoning_gym makes. Files and data sets keep their order.
         system_prompt: a system message to put before every prompt; a text prompt becomes a chat by it.
@@ -62,10 +63,10 @@ def load_examples(
 ) -> list[Example]:
     """The examples of a source for supervised tuning; the arguments are those of `load_prompts`.
 
-    A row has `prompt` and `completion`, each text or chat messages, or it has `messages`. If only one of the
-    two is a chat, or if there is a system prompt, a text becomes one turn: the user's or the assistant's.
-    Of `messages` every assistant turn is learned; what follows the last one is left out. In a source of
-    reasoning_gym the task's own answer is the completion.
+    A row has `prompt` and `completion`, each text or chat messages, or `messages`, or `text`. If only one of the
+    first two is a chat, or if there is a system prompt, a text becomes one turn: the user's or the assistant's.
+    Of `messages` every assistant turn is learned; what follows the last one is left out. `text` is learned as a
+    whole: its prompt is empty. In a source of reasoning_gym the task's own answer is the completion.
     """
     return [_example(row, system_prompt) for row in rows(source, options, size, seed)]
 
@@ -84,6 +85,7 @@ def _prompt(row: Row, system_prompt: str | None) -> Prompt:
     taken = [name for name in GIVEN if name in row.columns]
     if taken:
         raise row.error(f"the column {listed(taken)} has a name that reward functions need. Rename it.")
+    _check_tools(row)
     if row.has("prompt"):
         content = _content(row, "prompt")
         others = {name: value for name, value in row.columns.items() if name != "prompt"}
@@ -104,6 +106,7 @@ def _prompt(row: Row, system_prompt: str | None) -> Prompt:
 
 
 def _example(row: Row, system_prompt: str | None) -> Example:
+    _check_tools(row)
     if row.has("prompt") and row.has(row.completion):
         prompt, completion = _content(row, "prompt"), _content(row, row.completion)
         prompt = _with_system(row, prompt, system_prompt)
@@ -124,10 +127,34 @@ def _example(row: Row, system_prompt: str | None) -> Example:
         prompt = _with_system(row, prompt, system_prompt)
     elif row.has("prompt"):
         raise _lacks(row, row.completion, _ANSWERING)
+    elif row.has("text"):
+        prompt, completion = "", _text(row, system_prompt)
     else:
         raise _lacks(row, "prompt", _ASKING)
     _check_completion(row, completion)
     return Example(id=row.id, prompt=prompt, completion=completion)
+
+
+def _text(row: Row, system_prompt: str | None) -> str:
+    text = row.columns["text"]
+    if not isinstance(text, str) or not text.strip():
+        what = "empty" if isinstance(text, str) else kind(text)
+        raise row.error(f"'text' is {what}; it must be text to learn. Fill it, or drop the row.")
+    if system_prompt is not None:
+        raise row.error(
+            "the row has only 'text', which is learned as it is: a system_prompt would have no effect. Leave it out, "
+            "or give the row 'prompt' and 'completion'."
+        )
+    return text
+
+
+def _check_tools(row: Row) -> None:
+    # Some files say "no tools" with an empty list; that is true of every row here.
+    if row.columns.get("tools"):
+        raise row.error(
+            "the row has a column 'tools', but tools are not given to the chat template yet, so the model would not "
+            "see them. Write them into the system message and drop the column; if a reward function reads it, rename it."
+        )
 
 
 def _check_completion(row: Row, completion: str | tuple[Message, ...]) -> None:
@@ -190,9 +217,26 @@ def _message(row: Row, place: str, message: Any) -> Message:
         )
     if message.get("tool_calls"):
         raise row.error(f"{place} has 'tool_calls', which are not supported. Write them into 'content'.")
+    if isinstance(content, list | tuple):
+        if not content:
+            raise row.error(f"{place}: 'content' is an empty list. Fill it, or drop the row.")
+        content = "".join(_part(row, f"{place}: content[{n}]", part) for n, part in enumerate(content))
     if not isinstance(content, str):
         raise row.error(f"{place}: 'content' is {kind(content)}; it must be text.")
     return {"role": role, "content": content}
+
+
+def _part(row: Row, place: str, part: Any) -> str:
+    """The text of `{"type": "text", "text": …}`, one part of a message that is written as a list."""
+    if not isinstance(part, Mapping) or "type" not in part:
+        raise row.error(f'{place} is {kind(part)}; a part of a message is {{"type": "text", "text": …}}.')
+    if part["type"] != "text":
+        raise row.error(
+            f"{place} is of type {part['type']!r}; models here read text alone. Drop the part, or the row."
+        )
+    if not isinstance(part.get("text"), str):
+        raise row.error(f"{place}: 'text' is {kind(part.get('text'))}; it must be text.")
+    return str(part["text"])
 
 
 def _lacks(row: Row, column: str, usual: Iterable[str]) -> DataError:

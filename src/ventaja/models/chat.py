@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ class TokenizedExample:
     id: str
     token_ids: tuple[int, ...]
     is_action: tuple[bool, ...]
+
+    def truncated(self, tokens: int) -> TokenizedExample:
+        """The same without what comes after so many tokens."""
+        return replace(self, token_ids=self.token_ids[:tokens], is_action=self.is_action[:tokens])
 
 
 def render_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
@@ -128,7 +132,7 @@ def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset
     """Token ids of a supervised example; the answers are the completion's assistant turns, or its text.
 
     Prompt and answer are encoded apart, exactly as sampling sees them, so that what is learnt is what is
-    sampled later.
+    sampled later. With an empty prompt, the first token of all is given if the tokenizer puts none before a text.
     """
     if isinstance(example.prompt, str) or isinstance(example.completion, str):
         end = _end_of_text(tokenizer, eos_ids)
@@ -153,6 +157,8 @@ def render_example(tokenizer: Tokenizer, example: Example, *, eos_ids: frozenset
         answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
         is_action += [False] * (len(before) - len(ids)) + [True] * len(answer)
         ids = before + answer
+    if example.prompt == "":
+        is_action[0] = False  # nothing stands before it, so nothing can predict it
     if not is_action or is_action[0]:
         raise DataError(f"{example.id}: the example has no prompt before its answer. Add one.")
     return TokenizedExample(id=example.id, token_ids=tuple(ids), is_action=tuple(is_action))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from ventaja import hub
 from ventaja.errors import ConfigError, ModelError, did_you_mean
 from ventaja.models.adapters import add_adapters, attach, kept_base
 from ventaja.models.catalog import CATALOG, packaged_model
@@ -63,7 +65,8 @@ def resolve_model(name: str) -> str:
                 + _nested_hint(path)
             )
         return str(path.resolve())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
+    is_local = hub.is_meant_locally(name, holding=("*/config.yaml",))
+    if is_local or name.startswith((".", "/", "~")) or name.count("/") > 1 or "/" not in name:
         hint = did_you_mean(name, _known_names(path))
         if "/" not in name:
             hint += " A model on the Hugging Face hub is called org/name, such as openai-community/gpt2."
@@ -151,19 +154,24 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
         base, module = _load_adapter(source, dtype, trust_remote_code=trust_remote_code)
     else:
         base, module = source, _load_weights(source, dtype, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source if (Path(source) / "tokenizer_config.json").exists() else base,
-        trust_remote_code=trust_remote_code,
-    )
+    named = source if (Path(source) / "tokenizer_config.json").exists() else base
+    with _asking_once(named):
+        tokenizer = AutoTokenizer.from_pretrained(named, trust_remote_code=trust_remote_code)
     return module, tokenizer
 
 
 def _load_weights(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
+    with _asking_once(source):
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+
+
+def _asking_once(source: str) -> AbstractContextManager[None]:
+    """Where `source` is on a hub: no half minute of retries if it does not answer."""
+    return nullcontext() if Path(source).exists() else hub.quick(source)
 
 
 def _load_adapter(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[str, Any]:

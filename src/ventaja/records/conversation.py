@@ -38,6 +38,8 @@ class Prompt:
     """Plain text, or chat messages (rendered with the model's chat template)."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, passed on to reward functions by name."""
+    weight: float = 1.0
+    """How often it is used in a pass over the prompts; above 0."""
 
     @property
     def is_chat(self) -> bool:

@@ -11,6 +11,8 @@ from ventaja.records.conversation import Message
 class Example:
     """What is asked and what should be answered: both plain text, or both chat messages.
 
+    An empty prompt means that the completion is learned as a whole: each token from those before it.
+
     In a chat every assistant turn of `completion` is learned, and nothing of `prompt` is. A conversation
     of several turns is cut before its first assistant turn, so that all its answers are learned.
     """
@@ -20,6 +22,8 @@ class Example:
     prompt: str | tuple[Message, ...]
     completion: str | tuple[Message, ...]
     """Not empty; in a chat the last turn is an assistant's."""
+    weight: float = 1.0
+    """How often it is used in a pass over the examples; above 0."""
 
     def __post_init__(self) -> None:
         if isinstance(self.prompt, str) != isinstance(self.completion, str):

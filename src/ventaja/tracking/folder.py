@@ -159,6 +159,19 @@ class RunFolder:
         found = _numbered(self.checkpoints_path, r"(\d+)")
         return {number: found[number] for number in sorted(found) if found[number].is_dir()}
 
+    def best_checkpoint(self) -> int | None:
+        """The number of the checkpoint with the lowest `eval/loss`, the first of equal ones; None if none has any.
+
+        Metrics say it, so a run that was killed and resumed has the same one as the run that was not.
+        """
+        kept = self.checkpoints()
+        losses = [
+            (loss, line["round"])
+            for line in self.metrics()
+            if (loss := line.get("eval/loss")) is not None and line.get("round") in kept
+        ]
+        return min(losses)[1] if losses else None
+
     def config(self) -> dict[str, Any]:
         """The resolved config."""
         try:

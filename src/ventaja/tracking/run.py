@@ -95,6 +95,20 @@ class Run:
             raise RunError(f"{self.path}: there is no checkpoint yet.")
         return checkpoints[-1]
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the lowest `eval/loss` on held-out examples; it is kept beside the newest ones.
+
+        Raises RunError if no checkpoint has one: it is measured by supervised runs with `eval.every`.
+        """
+        best = self.folder.best_checkpoint()
+        if best is None:
+            raise RunError(
+                f"{self.path}: no checkpoint has an eval/loss, so none is the best. Supervised runs measure it with "
+                "eval.every; the newest checkpoint is last_checkpoint."
+            )
+        return self.folder.checkpoint_path(best)
+
     def report(self) -> Path:
         """Writes `report.html` anew, a page that needs no network, and returns its path."""
         from ventaja.tracking.report import write_report

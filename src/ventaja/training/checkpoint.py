@@ -137,7 +137,8 @@ class Checkpoint:
             torch.cuda.set_rng_state(cuda)
 
 
-def remove_old_checkpoints(folder: Mapping[int, Path], *, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
+def remove_old_checkpoints(folder: Mapping[int, Path], *, keep: int, best: int | None = None) -> None:
+    """Remove all but the `keep` newest checkpoints and the `best` one."""
     for number in sorted(folder)[:-keep]:
-        shutil.rmtree(folder[number], ignore_errors=True)
+        if number != best:
+            shutil.rmtree(folder[number], ignore_errors=True)

@@ -13,7 +13,7 @@ from ventaja.tracking import Progress
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import has_spread
-from ventaja.training.prompts import shuffled
+from ventaja.training.prompts import Passes
 from ventaja.training.round import State, timed
 
 SAMPLING = 0x5A
@@ -59,7 +59,7 @@ class Collector:
 
     def _sample_and_judge(self, count: int, state: State, seconds: dict[str, float]) -> list[Group]:
         seed, taken = self.config.run.seed, state.prompts_taken
-        chosen = shuffled(len(self.prompts), taken, count, seed=seed)
+        chosen = Passes([prompt.weight for prompt in self.prompts], seed=seed).stream(taken, count)
         judged = sample_and_judge(
             self.engine,
             self.environment,

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from ventaja.errors import ConfigError
 from ventaja.settings import LoraSettings, Precision, Sampling, Settings
@@ -48,33 +56,100 @@ class ModelConfig(Settings):
 
 
 class SourceConfig(Settings):
-    """Rows, and where they come from."""
+    """Rows, and where they come from. A bare string is short for `{source: …}`."""
 
     source: str
-    """A .jsonl, .json, .parquet or .csv file, a task such as reasoning_gym:chain_sum, or a datasets name."""
+    """A .jsonl, .json, .parquet or .csv file (.gz too), a folder or glob of them, a folder of save_to_disk, a task such
+    as reasoning_gym:chain_sum, or a datasets name."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the source: a task's own settings, or `split` and the like for datasets."""
     size: int | None = Field(None, ge=1)
-    """Use this many rows; for a generated task, make this many (1000 if unset)."""
+    """Use this many rows, the first ones; for a generated task, make this many (1000 if unset)."""
     seed: int = 0
     """Seed of a generated task."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _only_tasks_are_seeded(self) -> SourceConfig:
-        if "seed" in changed_settings(self) and not self.source.startswith(GENERATED):
+        if "seed" in changed_settings(self) and isinstance(self.source, str) and not self.is_generated:
             raise ValueError(f"seed would have no effect: {self.source} is not generated. Leave it out")
         return self
+
+    @property
+    def is_generated(self) -> bool:
+        """True if the rows are made from a seed."""
+        return isinstance(self.source, str) and self.source.startswith(GENERATED)
+
+
+class MixedSourceConfig(SourceConfig):
+    """One source of several. A bare string is short for `{source: …}`."""
+
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """How often each of its rows is used in a pass over the data: 2 twice, 0.5 in every second pass."""
+
+
+_ONE = TypeAdapter(str)
+_SEVERAL = TypeAdapter(tuple[MixedSourceConfig, ...])
 
 
 class DataConfig(SourceConfig):
     """Prompts or examples. `data: train.jsonl` is short for `data: {source: train.jsonl}`."""
 
+    source: str | tuple[MixedSourceConfig, ...]  # type: ignore[assignment]
+    """A .jsonl, .json, .parquet or .csv file (.gz too), a folder or glob of them, a folder of save_to_disk, a task such
+    as reasoning_gym:chain_sum, or a datasets name. Or a list of these, to be mixed."""
     system_prompt: str | None = None
     """A system message before every prompt."""
     max_prompt_tokens: int | None = Field(None, ge=1)
     """Leave out longer prompts, and say how many. Unset: a prompt that does not fit the model is an error."""
     exclude: tuple[SourceConfig, ...] = ()
     """Leave out rows that ask what one of these asks: problems that are held out for measuring."""
+
+    @field_validator("source", mode="wrap")
+    @classmethod
+    def _one_or_several(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+        """Each item of a list is checked as a source and nothing else, so that its problems are named simply."""
+        if isinstance(value, str):
+            return check(value)
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("the list of sources is empty")
+        return (_SEVERAL if isinstance(value, list | tuple) else _ONE).validate_python(value)
+
+    @model_validator(mode="after")
+    def _a_list_holds_its_own_settings(self) -> DataConfig:
+        if not isinstance(self.source, str):
+            for name in ("options", "size", "seed"):
+                if name in changed_settings(self):
+                    raise ValueError(
+                        f"{name} would have no effect: data.source is a list. Give each source its own, such as "
+                        f"{{source: {self.source[0].source}, {name}: …}}"
+                    )
+        return self
+
+    @property
+    def sources(self) -> tuple[MixedSourceConfig, ...]:
+        """Its sources: one, or those that are mixed."""
+        if not isinstance(self.source, str):
+            return self.source
+        return (MixedSourceConfig(source=self.source, options=self.options, size=self.size, seed=self.seed),)
+
+    @property
+    def source_name(self) -> str:
+        """For messages."""
+        return self.source if isinstance(self.source, str) else ", ".join(part.source for part in self.source)
+
+
+class SftDataConfig(DataConfig):
+    """Examples. `data: train.jsonl` is short for `data: {source: train.jsonl}`."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest example, prompt and answer together. Unset: what the model takes."""
+    too_long: Literal["error", "leave_out", "truncate"] = "error"
+    """What becomes of a longer one: it stops the run, is left out, or loses its end. How many is said."""
 
 
 class RewardFunctionConfig(Settings):
@@ -213,13 +288,29 @@ class EvalConfig(Settings):
     source: str | None = None
     """Where they come from; data.source if unset (generated tasks only)."""
     options: dict[str, Any] | None = None
-    """Options of the source; data.options if unset."""
+    """Options of the source; data.options if unset and the source is data.source."""
     size: int = Field(200, ge=1)
     """How many problems."""
     seed: int = Field(1_000_003, ge=0)
     """Seed of a generated task, and of sampling."""
     every: int | None = Field(None, ge=1)
     """Measure after every this many rounds, and at the end. Unset: not during training."""
+
+
+class SftEvalConfig(Settings):
+    """Held-out examples. Their loss is `eval/loss`, and the checkpoint where it was lowest is kept."""
+
+    source: str | None = None
+    """Where they come from. Unset: a generated task makes others from another seed; of all other data, `size` rows
+    are drawn and set aside. None of them is trained on."""
+    options: dict[str, Any] | None = None
+    """Options of the source; data.options if unset and the source is data.source."""
+    size: int = Field(200, ge=1)
+    """How many examples, at most."""
+    seed: int = Field(1_000_003, ge=0)
+    """Seed of a generated task, and of which rows are set aside."""
+    every: int | None = Field(None, ge=1)
+    """Measure after every this many optimiser steps, and at the end. Unset: not at all."""
 
 
 class RunConfig(Settings):
@@ -259,9 +350,9 @@ class SftRunConfig(RunConfig):
     updates: int | None = Field(None, ge=1)
     """Optimiser steps. Unset: `epochs` passes over the data."""
     epochs: int = Field(1, ge=1)
-    """Passes over the data, when `updates` is unset."""
+    """Passes over the data, when `updates` is unset: n epochs use every example exactly n times."""
     batch_size: int = Field(16, ge=1)
-    """Examples per optimiser step."""
+    """Examples per optimiser step. The last step of a pass takes what is left, which may be fewer."""
 
 
 class Config(Settings):
@@ -316,25 +407,29 @@ class RlConfig(Config):
                 f"reward.overlong_buffer ({buffer}) must be less than sampling.max_tokens "
                 f"({self.sampling.max_tokens}): it would punish every answer for its length"
             )
-        if self.eval.every is None and (changed := changed_settings(self.eval)):
-            raise ValueError(
-                f"eval.{changed[0]} would have no effect: set eval.every to measure during training"
-            )
+        _check_eval_is_used(self.eval)
         return self
+
+
+def _check_eval_is_used(group: EvalConfig | SftEvalConfig) -> None:
+    if group.every is None and (changed := changed_settings(group)):
+        raise ValueError(f"eval.{changed[0]} would have no effect: set eval.every to measure during training")
 
 
 class SftConfig(Config):
     """A supervised run (`ventaja sft`)."""
 
     model: ModelConfig
-    data: DataConfig
+    data: SftDataConfig
     optimiser: SftOptimiserConfig = SftOptimiserConfig()
+    eval: SftEvalConfig = SftEvalConfig()
     run: SftRunConfig
 
     @model_validator(mode="after")
     def _check(self) -> SftConfig:
         if self.run.updates is not None and "epochs" in changed_settings(self.run):
             raise ValueError("run.epochs would have no effect, because run.updates is set: leave one out")
+        _check_eval_is_used(self.eval)
         return self
 
 
@@ -365,6 +460,10 @@ class EvaluationConfig(Config):
                 raise ValueError(
                     f"reward.{name} would have no effect: it acts on training, and this only measures"
                 )
+        if any(part.weight != 1 for part in self.data.sources):
+            raise ValueError(
+                "data.source: a weight would have no effect, for every problem is measured once. Leave it out"
+            )
         if self.sampling.temperature == 0 and self.samples > 1:
             raise ValueError(
                 "sampling.temperature 0 makes all samples of a problem the same. Leave it out: the greedy answer is "
@@ -406,12 +505,17 @@ def resolved(group: Settings) -> dict[str, Any]:
 
 
 def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted name that a config of this kind can set, groups included."""
+    """Every dotted name that a config of this kind can set, groups and what lists hold included."""
     names = []
     for name, field in kind.model_fields.items():
         path = f"{prefix}{name}"
         names.append(path)
-        for option in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                names += setting_names(option, f"{path}.")
+        for inner in _groups_in(field.annotation):
+            names += setting_names(inner, f"{path}.")
     return names
+
+
+def _groups_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [inner for option in getattr(annotation, "__args__", ()) for inner in _groups_in(option)]

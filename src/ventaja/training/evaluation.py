@@ -20,7 +20,7 @@ from ventaja.records import Completion, Group, Judgement, Prompt, StopReason, wr
 from ventaja.records.files import unwritable
 from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_and_judge
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
-from ventaja.training.config import EvaluationConfig, RewardConfig
+from ventaja.training.config import GENERATED, EvaluationConfig, MixedSourceConfig, RewardConfig
 from ventaja.training.data import training_prompts
 from ventaja.training.prompts import left_out_note, render_all, room_note
 
@@ -59,10 +59,12 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
-def load_rewards(config: RewardConfig, source: str) -> tuple[RewardSpec, ...]:
+def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ...]) -> tuple[RewardSpec, ...]:
     """The configured reward functions, or the task's own verifier if none is."""
     if not config.functions:
-        return default_rewards(source)
+        names = [source] if isinstance(source, str) else [part.source for part in source]
+        # All of them must be tasks: the first that is none says what is missing.
+        return default_rewards(next((name for name in names if not name.startswith(GENERATED)), names[0]))
     return tuple(
         load_reward(f.function, name=f.name, options=f.options, weight=f.weight) for f in config.functions
     )

@@ -1,8 +1,10 @@
-"""The order in which prompts are used: a new shuffle for every pass, found again from a single number."""
+"""The order in which prompts and examples are used: pass after pass, found again from a single number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 
@@ -13,16 +15,84 @@ from ventaja.settings import Sampling
 
 ORDER = 0x0D
 """Names the random stream of shuffles, apart from those of sampling and minibatches."""
+TURN = 0x0E
+"""Names the random stream of whose turn it is, among rows that are not in every pass."""
 
 
-def shuffled(items: int, taken: int, count: int, *, seed: int) -> list[int]:
-    """The next `count` of an endless stream of passes over `items` indices, after `taken` have been used."""
-    result: list[int] = []
-    while len(result) < count:
-        epoch, place = divmod(taken + len(result), items)
-        order = np.random.default_rng([seed, ORDER, epoch]).permutation(items)
-        result += order[place : place + count - len(result)].tolist()
-    return result
+class Passes:
+    """Passes over weighted rows, each in an order of its own that is found again from its number.
+
+    A row of weight w is used w times in a pass: after E passes it has been used E·w times, rounded down or up. So
+    with weights of 1 every pass holds every row once; rows of weight 1/2 take turns, and are there in every second
+    pass. Rows of one weight take their turns together, in an order that is new whenever all have had one.
+    """
+
+    def __init__(self, weights: Sequence[float], *, seed: int) -> None:
+        self.seed = seed
+        rows: dict[float, list[int]] = {}
+        for row, weight in enumerate(weights):
+            rows.setdefault(weight, []).append(row)
+        # The number that was written, not its nearest binary one: ten passes at 0.1 are one whole turn.
+        self._rows = {Fraction(str(weight)): np.array(members) for weight, members in rows.items()}
+
+    def begin(self, number: int) -> int:
+        """How many rows all passes before this one hold; passes count from 0."""
+        return sum(floor(number * weight * len(rows)) for weight, rows in self._rows.items())
+
+    def length(self, number: int) -> int:
+        """How many rows a pass holds: the sum of all weights, rounded down or up for each weight."""
+        return self.begin(number + 1) - self.begin(number)
+
+    def order(self, number: int) -> list[int]:
+        """The rows of a pass, in its order."""
+        chosen = np.sort(
+            np.concatenate([self._turns(weight, rows, number) for weight, rows in self._rows.items()])
+        )
+        order = np.random.default_rng([self.seed, ORDER, number]).permutation(len(chosen))
+        return [int(row) for row in chosen[order]]
+
+    def _turns(self, weight: Fraction, rows: np.ndarray, number: int) -> np.ndarray:
+        """Of rows of one weight, those whose turn it is in a pass."""
+        first, end = (floor(k * weight * len(rows)) for k in (number, number + 1))
+        chosen = [rows[:0]]
+        while first < end:
+            turn, place = divmod(first, len(rows))
+            count = min(len(rows) - place, end - first)
+            if count == len(rows):  # all of them, so whose turn it is does not matter
+                chosen.append(rows)
+            else:
+                random = np.random.default_rng([self.seed, TURN, turn, weight.numerator, weight.denominator])
+                chosen.append(rows[random.permutation(len(rows))[place : place + count]])
+            first += count
+        return np.concatenate(chosen)
+
+    def stream(self, taken: int, count: int) -> list[int]:
+        """The next `count` rows of pass after pass without end, when `taken` have been used."""
+        # A pass holds this many on average, and the first so many passes never hold more.
+        number = floor(taken / sum(weight * len(rows) for weight, rows in self._rows.items()))
+        result: list[int] = []
+        while len(result) < count:
+            place = taken + len(result) - self.begin(number)
+            if place < self.length(number):
+                result += self.order(number)[place : place + count - len(result)]
+            number += 1
+        return result
+
+    def steps(self, passes: int, size: int) -> int:
+        """Into how many batches of at most `size` rows so many passes are cut."""
+        return sum(-(-self.length(number) // size) for number in range(passes))
+
+    def batch(self, step: int, size: int) -> list[int]:
+        """The rows of batch `step` (from 0), when every pass is cut into batches of `size`.
+
+        No batch reaches into the next pass: the last of a pass takes what is left, so that n passes use every row
+        of weight 1 exactly n times.
+        """
+        number = 0
+        while step >= (inside := -(-self.length(number) // size)):
+            step -= inside
+            number += 1
+        return self.order(number)[step * size : (step + 1) * size]
 
 
 def render_all(

@@ -163,14 +163,14 @@ class Session:
             tracker.log(metrics, number)
         self.progress.update(number, metrics)
 
-    def pause(self, save: Callable[[], None], *, last: bool = False) -> None:
-        """A safe place between updates: checkpoint if one is due, stop if asked to."""
+    def pause(self, save: Callable[[], None], *, last: bool = False, best: bool = False) -> None:
+        """A safe place between updates: checkpoint if one is due or these weights are the best, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
         updates = self.optimiser.updates
         # where no step was made, an earlier checkpoint may stand there already
         is_due = every is not None and updates % every == 0 and updates != self._saved[0]
-        if last or asked_to_stop or is_due:
+        if last or best or asked_to_stop or is_due:
             save()
         if asked_to_stop and not last:
             self.stop()
@@ -234,7 +234,11 @@ class Session:
         state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
         save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
         self._saved = self._place
-        remove_old_checkpoints(self.folder.checkpoints(), keep=self.config.run.keep_checkpoints)
+        remove_old_checkpoints(
+            self.folder.checkpoints(),
+            keep=self.config.run.keep_checkpoints,
+            best=self.folder.best_checkpoint(),
+        )
 
 
 def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from rich.console import Console
 
-from ventaja.errors import DataError
+from ventaja.errors import ConfigError, DataError
 from ventaja.functional import token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
 from ventaja.records import Example
 from ventaja.tracking import SFT_COLUMNS, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row
-from ventaja.training.config import SftConfig
-from ventaja.training.data import training_examples
+from ventaja.training.config import SftConfig, SftDataConfig
+from ventaja.training.data import hold_out, training_examples
 from ventaja.training.objective import supervised_objective
-from ventaja.training.prompts import shuffled
-from ventaja.training.row_budget import out_of_memory_explained
+from ventaja.training.prompts import Passes
+from ventaja.training.row_budget import RowBudget, out_of_memory_explained
 from ventaja.training.session import Session
 from ventaja.training.step import update
 
@@ -49,11 +51,20 @@ def _train(
     with loading(config.model.name, console):
         if examples is None:
             examples = training_examples(config.data)
+        examples, set_aside = hold_out(config, examples)
         session = Session(config, command=command)
-        tokenized, left_out = _tokenize(session.policy, examples, config)
+        notes: list[str] = []
+        tokenized, weights = _tokenize(session.policy, examples, config.data, say=notes.append)
+        measured = _tokenize(session.policy, set_aside, config.data, say=notes.append)[0] if set_aside else []
         session.check_same_rows([example.token_ids for example in tokenized])
         run = config.run
-        steps = run.updates or run.epochs * max(1, len(tokenized) // run.batch_size)
+        passes = Passes(weights, seed=run.seed)
+        steps = run.updates or passes.steps(run.epochs, run.batch_size)
+        if not steps:
+            raise ConfigError(
+                f"run.epochs: {run.epochs} epochs use no row at all, so small are the weights in data.source. "
+                "Raise them."
+            )
         session.make_optimiser(total_updates=steps)
         optimiser = session.optimiser
         session.start(
@@ -64,8 +75,9 @@ def _train(
             unit="step",
             console=console,
         )
-    if left_out:
-        session.progress.note(f"{left_out} examples are longer than data.max_prompt_tokens and are left out.")
+    for note in notes:
+        session.progress.note(note)
+    held_out = HeldOut(session, measured)
 
     def save() -> None:
         session.save({})
@@ -73,8 +85,7 @@ def _train(
     with session.running(), session.nothing_lost(save), out_of_memory_explained(LESS_MEMORY):
         while optimiser.updates < steps:
             start = time.perf_counter()
-            taken = optimiser.updates * run.batch_size
-            chosen = shuffled(len(tokenized), taken, run.batch_size, seed=run.seed)
+            chosen = passes.batch(optimiser.updates, run.batch_size)
             batch = Batch.of_examples([tokenized[i] for i in chosen])
             session.progress.phase("training")
             report = update(
@@ -96,9 +107,53 @@ def _train(
             }
             if (swallowed := optimiser.swallowed()) is not None:
                 metrics["rounding/swallowed"] = swallowed
+            last, best = optimiser.updates == steps, False
+            if config.eval.every and (last or optimiser.updates % config.eval.every == 0):
+                measurement, best = held_out.measure()
+                metrics |= measurement
             session.record(optimiser.updates, metrics)
-            session.pause(save, last=optimiser.updates == steps)
+            session.pause(save, last=last, best=best)
+        if (number := session.folder.best_checkpoint()) is not None:
+            where = session.folder.checkpoint_path(number)
+            session.progress.note(
+                f"eval/loss was lowest, {held_out.lowest:.4f}, after step {number}: {where}"
+            )
     return Run(run.folder)
+
+
+class HeldOut:
+    """Examples that are not trained on, and the lowest loss that a run has had on them, before a resume too."""
+
+    def __init__(self, session: Session, examples: Sequence[TokenizedExample]) -> None:
+        self.session, self.examples = session, examples
+        losses = (line.get("eval/loss") for line in session.folder.metrics())
+        self.lowest = min((loss for loss in losses if loss is not None), default=math.inf)
+
+    def measure(self) -> tuple[dict[str, float], bool]:
+        """The metrics of the weights as they are, and whether these are the best so far."""
+        start = time.perf_counter()
+        self.session.progress.phase("measuring")
+        loss = held_out_loss(self.session.policy, self.session.budget, self.examples)
+        best = loss < self.lowest
+        self.lowest = min(loss, self.lowest)
+        return {"eval/loss": loss, "seconds/eval": time.perf_counter() - start}, best
+
+
+@torch.no_grad()
+def held_out_loss(policy: Policy, budget: RowBudget, examples: Sequence[TokenizedExample]) -> float:
+    """Mean of −log p over all tokens that are answers', in nats."""
+    batch = Batch.of_examples(examples)
+    objective = supervised_objective(batch)
+    weight_ST = token_mean(batch.is_action_ST)
+
+    def loss(rows: Sequence[Row]) -> float:
+        total = 0.0
+        for row in rows:
+            loss_M, _ = objective(row, policy.score(row.packed))
+            total += float((loss_M * row.pick(weight_ST).to(loss_M.device)).sum())
+        return total
+
+    return budget.run(partial(_rows, batch), loss)
 
 
 def _rows(batch: Batch, max_tokens: int) -> list[Row]:
@@ -106,21 +161,56 @@ def _rows(batch: Batch, max_tokens: int) -> list[Row]:
 
 
 def _tokenize(
-    policy: Policy, examples: Sequence[Example], config: SftConfig
-) -> tuple[list[TokenizedExample], int]:
-    """Examples as tokens, and how many were left out for their length."""
-    limit, context = config.data.max_prompt_tokens, policy.context_length
-    kept = []
+    policy: Policy, examples: Sequence[Example], data: SftDataConfig, *, say: Callable[[str], None]
+) -> tuple[list[TokenizedExample], list[float]]:
+    """Examples as tokens, and how often each is used in a pass; `say` is told what was left out or cut."""
+    longest = _longest(policy, data)
+    kept: list[TokenizedExample] = []
+    weights: list[float] = []
+    long_prompts = long = cut = 0
     for example in examples:
         tokens = render_example(policy.tokenizer, example, eos_ids=policy.eos_ids)
-        if limit is not None and tokens.is_action.index(True) > limit:
+        if data.max_prompt_tokens is not None and tokens.is_action.index(True) > data.max_prompt_tokens:
+            long_prompts += 1
             continue
-        if context is not None and len(tokens.token_ids) > context:
-            raise DataError(
-                f"{example.id}: the example has {len(tokens.token_ids)} tokens, but {policy.name} takes "
-                f"{context}. Shorten it, or leave out long prompts with data.max_prompt_tokens."
-            )
+        if longest is not None and len(tokens.token_ids) > longest:
+            if data.too_long == "error":
+                raise DataError(
+                    f"{example.id}: the example has {len(tokens.token_ids)} tokens, but "
+                    f"{f'{policy.name} takes' if data.max_tokens is None else 'data.max_tokens is'} {longest}. Set "
+                    "data.too_long to truncate or to leave_out, or shorten the example."
+                )
+            tokens = tokens.truncated(longest)
+            if data.too_long == "leave_out" or True not in tokens.is_action:
+                long += 1
+                continue
+            cut += 1
         kept.append(tokens)
+        weights.append(example.weight)
+    if long_prompts:
+        say(f"{long_prompts} examples have prompts longer than data.max_prompt_tokens and are left out.")
+    if cut:
+        say(f"{cut} examples are longer than {longest} tokens and lose their end (data.too_long: truncate).")
+    if long:
+        why = "" if data.too_long == "leave_out" else ", before any answer begins,"
+        say(f"{long} examples are longer than {longest} tokens{why} and are left out.")
     if not kept:
-        raise DataError(f"no example is left: all {len(examples)} prompts are longer than {limit} tokens.")
-    return kept, len(examples) - len(kept)
+        reasons = [
+            f"{long_prompts} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
+        ] * bool(long_prompts) + [
+            f"{long} examples are longer than {longest} tokens (data.too_long: {data.too_long})"
+        ] * bool(long)
+        raise DataError(
+            f"no example is left: {' and '.join(reasons)}. Raise these limits, or shorten the examples."
+        )
+    return kept, weights
+
+
+def _longest(policy: Policy, data: SftDataConfig) -> int | None:
+    """The most tokens that an example may have."""
+    context = policy.context_length
+    if data.max_tokens is not None and context is not None and data.max_tokens > context:
+        raise ConfigError(
+            f"data.max_tokens is {data.max_tokens}, but {policy.name} takes {context}. Lower it."
+        )
+    return context if data.max_tokens is None else data.max_tokens

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import ValidationError
 
 from ventaja.errors import did_you_mean
 from ventaja.errors import nearest as nearest_name
+from ventaja.training.peers import peer_hint
 
 
 def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -> str:
@@ -19,7 +21,7 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
     for problem in error.errors():
         path = ".".join(str(part) for part in ([prefix] if prefix else []) + list(problem["loc"]))
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            lines.append(f"{path}: no such setting.{nearest(path, names)}")
+            lines.append(f"{path}: no such setting.{nearest(path, names, problem.get('input'))}")
         elif problem["type"] == "missing":
             lines.append(f"{path}: must be set.")
         elif problem["type"] == "value_error":
@@ -30,11 +32,19 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
     return "\n".join(lines)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the most similar dotted name, else for one whose last part is similar."""
+def nearest(name: str, names: Iterable[str], value: Any = None) -> str:
+    """` Did you mean 'x'?` for the dotted name that is meant, from what is written and what it was set to.
+
+    That is one with the same last part; else what another library's name means here; else the most similar name,
+    or one whose last part is similar.
+    """
     names = list(names)
+    last = name.removeprefix("--").rpartition(".")[2].replace("-", "_")
+    same = [known for known in names if known.rpartition(".")[2].removeprefix("--") == last]
+    if not same and (hint := peer_hint(name, names, value)):
+        return hint
     if hint := did_you_mean(name, names):
         return hint
     by_last = {n.rsplit(".", 1)[-1]: n for n in names}
-    last = nearest_name(name.rsplit(".", 1)[-1], by_last)
-    return f" Did you mean {by_last[last]!r}?" if last else ""
+    found = nearest_name(name.rsplit(".", 1)[-1], by_last)
+    return f" Did you mean {by_last[found]!r}?" if found else ""

@@ -1,0 +1,112 @@
+"""Names of other libraries: what an error says of them, and the page that lists them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ventaja import api
+from ventaja.cli import main
+from ventaja.errors import ConfigError
+from ventaja.training import EvaluationConfig, RlConfig, SftConfig, parse
+from ventaja.training.config import setting_names
+from ventaja.training.peers import PEERS
+from ventaja.training.validation import nearest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "coming-from-trl.md").read_text(encoding="utf-8")
+NAMES = {kind: setting_names(kind) for kind in (RlConfig, SftConfig, EvaluationConfig)}
+EVERY = {name for names in NAMES.values() for name in names}
+
+
+def table(title):
+    """The rows of the table below a heading, each as its cells' names in backticks."""
+    section = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    return [[re.findall(r"`([^`]+)`", cell) for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize("library", ["TRL", "verl"])
+def test_the_page_lists_what_errors_know_and_the_other_way(library):
+    known = {(peer.name, peer.settings) for peer in PEERS if peer.library == library}
+    assert {(row[0][0], tuple(row[1])) for row in table(f"From {library}")} == known
+    column = 1 if library == "TRL" else 2
+    back = {(name, row[0][0]) for row in table("The other way") for name in row[column]}
+    assert back == {(name, setting) for name, settings in known for setting in settings}
+
+
+def test_every_setting_on_the_page_is_one():
+    groups = {name.split(".")[0] for name in EVERY} - {"data", "algorithm"}  # verl has these two as well
+    named = re.findall(r"`((?:" + "|".join(groups) + r")\.[a-z_.]+)[`:]", PAGE)
+    assert len(named) > 20
+    assert set(named) <= EVERY
+    assert {setting for peer in PEERS for setting in peer.settings} <= EVERY
+    same = PAGE.split("Of the same name")[1].split("##")[0]
+    for names, group in re.findall(r"((?:`\w+`(?:,|\sand)?\s)+)in\s`(\w+)`", same):
+        assert {f"{group}.{name}" for name in re.findall(r"`(\w+)`", names)} <= EVERY
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_each_name_leads_to_its_setting(peer):
+    for kind, names in NAMES.items():
+        own = [setting for setting in peer.settings if setting in names]
+        if own:
+            assert f"{own[0]!r}" in nearest(peer.name, names), kind
+            assert f"'--{own[0]}'" in nearest(f"--{peer.name}", [f"--{name}" for name in names]), kind
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("beta", " TRL's 'beta' is 'algorithm.kl_coef' here: it goes with algorithm.kl."),
+        ("algorithm.beta", " TRL's 'beta' is 'algorithm.kl_coef' here: it goes with algorithm.kl."),
+        (
+            "optimiser.beta",
+            " Did you mean 'optimiser.betas'?",
+        ),  # a slip of the pen, among settings of its own group
+        ("optimiser.lr", " verl's 'actor_rollout_ref.actor.optim.lr' is 'optimiser.learning_rate' here."),
+        ("--lr", " verl's 'actor_rollout_ref.actor.optim.lr' is '--optimiser.learning_rate' here."),
+        ("--num-generations", " TRL's 'num_generations' is '--algorithm.group_size' here."),
+        ("learning_rate", " Did you mean 'optimiser.learning_rate'?"),
+        ("sampling.max_new_tokens", " Did you mean 'sampling.max_tokens'?"),
+        ("nothing_like_it", ""),
+    ],
+)
+def test_hints(name, hint):
+    names = [f"--{known}" if name.startswith("--") else known for known in NAMES[RlConfig]]
+    assert nearest(name, names) == hint
+
+
+def test_a_name_means_what_the_command_can_do():
+    assert "'run.completions_per_round'" in nearest("per_device_train_batch_size", NAMES[RlConfig])
+    assert "'run.batch_size'" in nearest("per_device_train_batch_size", NAMES[SftConfig])
+    assert nearest("num_generations", NAMES[SftConfig]) == (
+        " TRL's 'num_generations' is 'algorithm.group_size' here, a setting of another command."
+    )
+
+
+def test_in_a_run_file_in_a_flag_and_in_python(tmp_path, capsys):
+    values = {"model": "m", "data": "d.jsonl", "run": {"folder": "f"}}
+    verl = {"actor": {"ppo_mini_batch_size": 8, "optim": {"lr": 1e-6}}, "rollout": {"n": 4}}
+    with pytest.raises(ConfigError) as error:
+        parse(RlConfig, {**values, "beta": 0.1, "actor_rollout_ref": verl})
+    first, second = str(error.value).splitlines()
+    assert first.startswith("beta: no such setting. TRL's 'beta' is 'algorithm.kl_coef' here")
+    for setting in ("algorithm.minibatches", "optimiser.learning_rate", "algorithm.group_size"):
+        assert repr(setting) in second
+    assert main(["rl", "--num_generations", "4"]) == 2
+    assert "TRL's 'num_generations' is '--algorithm.group_size' here." in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="beta: must be a mapping of settings, not float. TRL's 'beta' is"):
+        api._values(RlConfig, "m", tmp_path, 0, {"beta": 0.1})
+
+
+def test_the_pages_example_is_a_run():
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    scope = {}
+    exec(block, scope)  # noqa: S102 - our own page
+    settings = {"model": "m", "data": "d", **scope["settings"]}
+    config = parse(RlConfig, {**settings, "run": {"folder": "f", **settings["run"]}})
+    assert not config.algorithm.resolve().needs_reference
+    assert scope["brief"]([[{"role": "assistant", "content": "abc"}]]) == [0.25]
