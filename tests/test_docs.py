@@ -59,6 +59,32 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(run.metrics) == 2
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_a_result_is_used_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    from tiny import save_tiny_model  # type: ignore[import-not-found]
+
+    from ventaja.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    model = str(save_tiny_model(tmp_path / "model", "llama"))
+    turns = [{"role": "user", "content": "hola"}, {"role": "assistant", "content": "si"}]
+    for folder, settings in (("runs/polite", {}), ("runs/polite-lora", {"lora": True})):
+        ventaja.sft(
+            model={"name": model, "precision": "float32", **settings},
+            examples=[{"messages": turns}],
+            folder=folder,
+            run={"updates": 1, "trackers": []},
+        )
+    page = (ROOT / "docs" / "using-results.md").read_text()
+    assert len(blocks("python", page)) == 2
+    for block in blocks("python", page):
+        exec(block, {})  # noqa: S102
+    [merge] = re.findall(r"^    ventaja (merge .*)$", page, re.MULTILINE)
+    assert main(merge.split()) == 0
+    assert (tmp_path / "merged" / "polite" / "config.json").exists()
+
+
 def test_the_page_on_runs_is_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny import save_tiny_model  # type: ignore[import-not-found]
 
