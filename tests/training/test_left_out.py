@@ -56,8 +56,8 @@ def lines(folder, model, *, judge=mostly_uniform, rounds=3, **algorithm):
 def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, model, tmp_path, monkeypatch):
     original, olds, seen = rl.update, [], []
 
-    def begin(batch, algorithm, score, *, seed):
-        measure_left_out(batch, algorithm, score, seed=seed)
+    def begin(batch, algorithm, score, *, seed, epochs):
+        measure_left_out(batch, algorithm, score, seed=seed, epochs=epochs)
         assert batch.columns[MEASURED][:, 0].isnan().any()  # some are not measured: they are trained on
         olds.append(score(range(batch.sequences)))
 
@@ -130,7 +130,7 @@ def table(batch, values):
 def test_sums_by_hand_if_few_are_left_out():
     batch = batch_of(uniform=2)
     old_ST = batch.columns["sampler_logprob"] + 0.25
-    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[0])
+    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[0], epochs=[[range(batch.sequences)]])
     assert batch.columns[MEASURED].isnan().any(dim=1).tolist() == [True] * 2 + [False] * 4
     members = [0, 1, 2, 3]  # the last group is in another minibatch
     now = table(batch, old_ST + np.log(2))
@@ -165,7 +165,7 @@ def test_a_sample_stands_for_all_without_bias(monkeypatch):
 
 
 def chosen_for(batch, old_ST, seed):
-    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[seed])
+    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[seed], epochs=[[range(batch.sequences)]])
     return (~batch.columns[MEASURED][:, 0].isnan()).nonzero()[:, 0].tolist()
 
 

@@ -127,11 +127,19 @@ def test_the_ratio_of_an_unchanged_policy_is_1_in_every_epoch(algorithm, max_tok
         run={"rounds": 1, "completions_per_round": 32},
     ) | {"algorithm": algorithm}
     # of all lengths, so that rows of other prompts have other shapes
-    prompts = [Prompt(id=f"p:{i}", content="say it " * (1 + i * i % 13)) for i in range(32)]
+    prompts = [Prompt(id=f"p:{i}", content="say it " * (1 + i * i % 13) + "!" * (i % 2)) for i in range(32)]
     train_rl(
         parse(RlConfig, values),
         prompts=prompts,
-        rewards=[Reward(lambda completions, **_: [float(len(c)) for c in completions], "length")],
+        # every second group is uniform: what is left out of the updates is measured, and has not moved either
+        rewards=[
+            Reward(
+                lambda prompts, completions, **_: [
+                    len(c) * (len(p) % 2) for p, c in zip(prompts, completions, strict=True)
+                ],
+                "length",
+            )
+        ],
         console=quiet(),
     )
     [line] = metrics(tmp_path / "run")

@@ -145,9 +145,10 @@ class Row:
         return table_ST[self.sequence_M, self.time_M]
 
 
-def old_logprob_column(algorithm: Algorithm, epoch: int) -> str:
-    """Where an epoch's old log-probs are. Epochs that cut the samples into the same rows share one column."""
-    return "old_logprob" if epoch == 0 or algorithm.minibatches == 1 else f"old_logprob/{epoch + 1}"
+def epoch_column(name: str, algorithm: Algorithm, epoch: int) -> str:
+    """Where an epoch's log-probs of the sampling weights are. Epochs that cut the samples into the same rows share one
+    column; the others have their own, for in bfloat16 a log-prob depends on what else is in its row."""
+    return name if epoch == 0 or algorithm.minibatches == 1 else f"{name}/{epoch + 1}"
 
 
 def scores_table(batch: Batch, score: Callable[[PackedRow], Tensor], rows: Sequence[Row]) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ventaja.functional import kl_k3
 from ventaja.training.algorithms import Algorithm
-from ventaja.training.batch import Batch
+from ventaja.training.batch import Batch, epoch_column
 from ventaja.training.credit import takes_part
 
 FEW = 8
@@ -46,19 +46,39 @@ def teaches(batch: Batch, algorithm: Algorithm) -> Tensor:
     return takes_part(batch) if algorithm.kl == "reward" and moves.any() else moves
 
 
-def measure_left_out(batch: Batch, algorithm: Algorithm, score: Score, *, seed: Sequence[int]) -> None:
-    """Before a round's first step: score those that will be left out, or a sample of them drawn from `seed`."""
+def measure_left_out(
+    batch: Batch,
+    algorithm: Algorithm,
+    score: Score,
+    *,
+    seed: Sequence[int],
+    epochs: Sequence[Sequence[Sequence[int]]],
+) -> None:
+    """Before a round's first step: score those that will be left out, or a sample of them drawn from `seed`.
+
+    `epochs` are the minibatches of each epoch. What an update will score is scored now in the same rows, so that
+    approx_kl of an unchanged policy is 0.
+    """
     left_out = (takes_part(batch) & ~teaches(batch, algorithm)).nonzero()[:, 0].numpy()
-    if len(left_out):
-        count = min(len(left_out), max(FEW, len(left_out) // SHARE))
-        chosen = np.random.default_rng(seed).choice(left_out, count, replace=False)
-        batch.columns[MEASURED] = score(sorted(chosen.tolist()))
+    if not len(left_out):
+        return
+    count = min(len(left_out), max(FEW, len(left_out) // SHARE))
+    chosen = set(np.random.default_rng(seed).choice(left_out, count, replace=False).tolist())
+    by_column = {
+        epoch_column(MEASURED, algorithm, e): parts for e, parts in reversed(list(enumerate(epochs)))
+    }
+    for column, minibatches in by_column.items():
+        table = torch.full(batch.is_action_ST.shape, torch.nan)
+        for members in minibatches:
+            if here := sorted(chosen.intersection(members)):
+                table[here] = score(here)[here]
+        batch.columns[column] = table
 
 
 def left_out_sums(
-    batch: Batch, members: Sequence[int], algorithm: Algorithm, score: Score, *, moved: bool
+    batch: Batch, members: Sequence[int], algorithm: Algorithm, score: Score, *, moved: bool, epoch: int = 0
 ) -> dict[str, float]:
-    """Sums over the tokens of `members` that are left out, named as the objective's.
+    """Sums over the tokens of `members`, a minibatch, that are left out, named as the objective's.
 
     `moved` says that a step has been made since the round was sampled. Each measured sequence stands for as many as
     there are left out for one measured, in the whole round.
@@ -67,9 +87,10 @@ def left_out_sums(
     here = torch.zeros_like(is_left_out)
     here[list(members)] = True
     here &= is_left_out
-    if not here.any() or MEASURED not in batch.columns:
+    column = epoch_column(MEASURED, algorithm, epoch)
+    if not here.any() or column not in batch.columns:
         return {}
-    old_ST = batch.columns[MEASURED]
+    old_ST = batch.columns[column]
     is_measured = is_left_out & ~old_ST[:, 0].isnan()
     stands_for = float(is_left_out.sum() / is_measured.sum())
     measured = (here & is_measured).nonzero()[:, 0].tolist()

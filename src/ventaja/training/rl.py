@@ -17,7 +17,7 @@ from ventaja.models import PackedRow, Policy
 from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
 from ventaja.tracking import RL_COLUMNS, Run, RunFolder, loading
-from ventaja.training.batch import Batch, Row, old_logprob_column, scores_table
+from ventaja.training.batch import Batch, Row, epoch_column, scores_table
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import assign_advantages, judged_batch
@@ -201,7 +201,7 @@ class RlLoop:
 
     def update(self, round_: Round, index: int) -> None:
         """One optimiser step on one minibatch, if it teaches anything; then a checkpoint if one is due."""
-        algorithm, batch = self.algorithm, round_.batch
+        algorithm, batch, epoch = self.algorithm, round_.batch, index // self.algorithm.minibatches
         members = self._minibatch(round_.number, batch, index)
         if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
             round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
@@ -214,6 +214,7 @@ class RlLoop:
                 algorithm,
                 lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
                 moved=any(report.stepped for report in round_.reports),
+                epoch=epoch,
             )
             log_ratio_ST = torch.full(batch.is_action_ST.shape, torch.nan)
             is_action = torch.zeros_like(batch.is_action_ST)
@@ -227,7 +228,7 @@ class RlLoop:
                     algorithm,
                     batch,
                     self.state.kl_coef,
-                    old_logprob=old_logprob_column(algorithm, index // algorithm.minibatches),
+                    old_logprob=epoch_column("old_logprob", algorithm, epoch),
                     log_ratio_ST=log_ratio_ST,
                 ),
                 token_weights(algorithm, is_action, max_tokens=self.config.sampling.max_tokens),
@@ -309,6 +310,7 @@ class RlLoop:
             algorithm,
             lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
             seed=[self.config.run.seed, LEFT_OUT, number],
+            epochs=[self._minibatches(number, batch, epoch) for epoch in range(algorithm.epochs)],
         )
         return batch
 
@@ -319,16 +321,19 @@ class RlLoop:
         in bfloat16 another packing moves a log-prob by some 0.04, and GSPO's whole clipping range is 0.0007.
         """
         for epoch in range(self.algorithm.epochs):
-            column = old_logprob_column(self.algorithm, epoch)
+            column = epoch_column("old_logprob", self.algorithm, epoch)
             if column not in batch.columns:
                 rows = self._epoch_rows(number, batch, epoch)
                 batch.columns[column] = self._scores(batch, self.policy, rows)
 
     def _epoch_rows(self, number: int, batch: Batch, epoch: int) -> Cut:
         """The rows of all updates of an epoch."""
-        first = epoch * self.algorithm.minibatches
-        parts = [self._minibatch(number, batch, first + part) for part in range(self.algorithm.minibatches)]
+        parts = self._minibatches(number, batch, epoch)
         return lambda tokens: [row for members in parts for row in self._rows(batch, members, tokens)]
+
+    def _minibatches(self, number: int, batch: Batch, epoch: int) -> list[list[int]]:
+        first = epoch * self.algorithm.minibatches
+        return [self._minibatch(number, batch, first + part) for part in range(self.algorithm.minibatches)]
 
     def _rows(self, batch: Batch, members: Sequence[int], max_tokens: int) -> list[Row]:
         """Packed rows of a minibatch, without the sequences that cannot change the update."""
