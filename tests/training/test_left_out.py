@@ -17,6 +17,7 @@ from ventaja.models import load_policy
 from ventaja.training import left_out, rl
 from ventaja.training.algorithms import CISPO, DAPO, GRPO, replace
 from ventaja.training.batch import Batch, scores_table
+from ventaja.training.learner import Learner
 from ventaja.training.left_out import MEASURED, left_out_sums, measure_left_out, teaches
 from ventaja.training.session import Session
 
@@ -54,19 +55,19 @@ def lines(folder, model, *, judge=mostly_uniform, rounds=3, **algorithm):
     ids=lambda algorithm: algorithm["name"],
 )
 def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, model, tmp_path, monkeypatch):
-    original, olds, seen = rl.update, [], []
+    original, olds, seen = Learner.update, [], []
 
     def begin(batch, algorithm, score, *, seed, epochs):
         measure_left_out(batch, algorithm, score, seed=seed, epochs=epochs)
         assert batch.columns[MEASURED][:, 0].isnan().any()  # some are not measured: they are trained on
         olds.append(score(range(batch.sequences)))
 
-    def checked(policy, optimiser, budget, cut, objective, weight_ST, **how):
+    def checked(learner, cut, objective, weight_ST, **how):
         batch, a = objective.batch, objective.algorithm
         is_action = weight_ST > 0  # of this minibatch, trained on or not
         with torch.no_grad():
             rows = batch.rows(range(batch.sequences), max_tokens=10_000)
-            new_ST = scores_table(batch, lambda row: policy.score(row).logprob_M, rows)
+            new_ST = scores_table(batch, lambda row: learner.network.score(row).logprob_M, rows)
         old_ST = new_ST if a.is_on_policy else olds[-1]
         advantage_ST, log_ratio_ST = batch.columns["advantage"], new_ST - old_ST
         expected = {
@@ -86,7 +87,7 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
             expected["clip_ratio/high"] = F.clip_fraction_high(
                 log_ratio_ST, high, is_action, clip_high=a.clip_high
             )
-        report = original(policy, optimiser, budget, cut, objective, weight_ST, **how)
+        report = original(learner, cut, objective, weight_ST, **how)
         found = {name: report.means.get(name, 0.0) for name in expected}
         assert report.tokens == is_action.sum()
         # float32 forward passes over other rows
@@ -98,7 +99,7 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
 
     monkeypatch.setattr(left_out, "FEW", 1000)
     monkeypatch.setattr(rl, "measure_left_out", begin)
-    monkeypatch.setattr(rl, "update", checked)
+    monkeypatch.setattr(Learner, "update", checked)
     lines(tmp_path / "run", model, **algorithm)
     if algorithm["name"] != "dr_grpo":  # it says something
         assert max(found["approx_kl"] for found in seen) > 1e-3
@@ -239,7 +240,7 @@ def test_rounds_without_a_step_write_no_checkpoint_again_and_again(model, tmp_pa
     original = Session.save
 
     def save(session, *args, **kwargs):
-        written.append(session.optimiser.updates)
+        written.append(session.learner.updates)
         original(session, *args, **kwargs)
 
     monkeypatch.setattr(Session, "save", save)
@@ -274,15 +275,15 @@ def test_a_checkpoint_from_before_all_this_still_resumes(model, tmp_path, monkey
     class Killed(BaseException):
         pass
 
-    original = rl.update
+    original = Learner.update
 
-    def dying(policy, optimiser, *args, **kwargs):
-        if optimiser.updates == 1:
+    def dying(learner, *args, **kwargs):
+        if learner.updates == 1:
             raise Killed
-        return original(policy, optimiser, *args, **kwargs)
+        return original(learner, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(rl, "update", dying)
+        patched.setattr(Learner, "update", dying)
         with pytest.raises(Killed):
             run()
     training = tmp_path / "run" / "checkpoints" / "000001" / "training"
@@ -353,7 +354,7 @@ def test_a_stopped_round_resumes_as_it_would_have_gone_on(model, tmp_path, monke
     run(tmp_path / "whole", every=None)
     for dies_at in (3, 4, 5):  # between rounds, in the middle of one, and at the start of the next
         folder = tmp_path / f"run {dies_at}"
-        seen, original = 0, rl.update
+        seen, original = 0, Learner.update
 
         def dying(*args, original=original, **kwargs):
             nonlocal seen
@@ -363,7 +364,7 @@ def test_a_stopped_round_resumes_as_it_would_have_gone_on(model, tmp_path, monke
             return original(*args, **kwargs)
 
         with monkeypatch.context() as patched:
-            patched.setattr(rl, "update", dying)
+            patched.setattr(Learner, "update", dying)
             with pytest.raises(Killed):
                 run(folder, every=1)
         run(folder, every=1, resume=True)
@@ -436,8 +437,8 @@ def test_lengths_of_right_and_wrong_answers():
 
 
 def test_extremes_of_a_round_are_extremes():
+    from ventaja.training.learner import UpdateReport
     from ventaja.training.metrics import update_metrics
-    from ventaja.training.step import UpdateReport
 
     def report(loss, **means):
         return UpdateReport(loss=loss, grad_norm=1.0, learning_rate=0.1, tokens=1, means=means)

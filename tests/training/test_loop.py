@@ -21,24 +21,20 @@ from tiny_task import (
 )
 from torch.testing import assert_close
 
-from ventaja.environments import Reward, log_metric
+from ventaja.environments import Reward, SingleTurn, log_metric
 from ventaja.models import load_policy, pack_row
 from ventaja.models.layout import Bundle
 from ventaja.records import Prompt
 from ventaja.rollouts import ScriptedEngine
-from ventaja.training import RlConfig, parse, rl, train_rl
+from ventaja.training import RlConfig, parse, train_rl
+from ventaja.training.learner import Learner
 from ventaja.training.prompts import Passes
 from ventaja.training.rl import RlLoop
 
 
 def loop(folder, model, /, *, judge=share_of_a, count=8, **groups):
-    return RlLoop(
-        parse(RlConfig, rl_values(folder, model, **groups)),
-        command="",
-        prompts=prompts(count),
-        rewards=[Reward(judge, "r")],
-        console=quiet(),
-    )
+    environment = SingleTurn(prompts=prompts(count), rewards=[Reward(judge, "r")])
+    return RlLoop(parse(RlConfig, rl_values(folder, model, **groups)), environment, console=quiet())
 
 
 @pytest.mark.parametrize("lasts", ["aaaa", "abcd"], ids=["one prompt", "other last tokens"])
@@ -323,7 +319,7 @@ def test_new_adapters_follow_from_the_seed(model, tmp_path):
         torch.manual_seed(noise)
         run = {"folder": str(folder), "seed": seed, "trackers": [], "completions_per_round": 16}
         made = loop(folder, model, model={"lora": {"rank": 2}}, run=run)
-        return [p.detach().clone() for _, p in made.policy.parameters()]
+        return [p.detach().clone() for _, p in made.policy.network.parameters()]
 
     one, same, other = (
         first_weights(tmp_path / name, seed, noise)
@@ -462,13 +458,13 @@ def test_checkpoints_are_ordinary_folders(model, tmp_path):
 
 def test_zero_advantages_are_not_computed(model, tmp_path, monkeypatch):
     seen = []
-    original = rl.update
+    original = Learner.update
 
-    def count(policy, optimiser, budget, cut, *args, **kwargs):
-        seen.append(len(cut(budget.tokens)))
-        return original(policy, optimiser, budget, cut, *args, **kwargs)
+    def count(learner, cut, *args, **kwargs):
+        seen.append(len(cut(learner.budget.tokens)))
+        return original(learner, cut, *args, **kwargs)
 
-    monkeypatch.setattr(rl, "update", count)
+    monkeypatch.setattr(Learner, "update", count)
     same = {"judge": lambda completions: [1.0] * len(completions)}
     run = {"folder": str(tmp_path / "run"), "rounds": 1, "completions_per_round": 16, "trackers": []}
     run_rl(tmp_path / "run", model, algorithm={"name": "dr_grpo", "group_size": 4}, run=run, **same)

@@ -10,25 +10,26 @@ from tiny_task import group, policy
 from torch.testing import assert_close
 
 from ventaja.errors import RunError
-from ventaja.models import TokenScores
+from ventaja.models import Policy, TokenScores
 from ventaja.training.batch import Batch
 from ventaja.training.config import OptimiserConfig
+from ventaja.training.learner import Learner
 from ventaja.training.objective import supervised_objective
 from ventaja.training.optimiser import Optimiser
-from ventaja.training.row_budget import RowBudget
-from ventaja.training.step import update
 
 SEED = 4
 
 
-def make(*, compute=torch.float32, total_updates=100, **settings):
-    model = policy(seed=SEED)
+def make_learner(*, compute=torch.float32, total_updates=100, **settings):
     settings = {"learning_rate": 1e-3, "weight_decay": 0.1, **settings}
-    return model, Optimiser(model, OptimiserConfig(**settings), total_updates=total_updates, compute=compute)
+    return Learner(
+        policy(seed=SEED), OptimiserConfig(**settings), compute=compute, total_updates=total_updates
+    )
 
 
-def budget(model, tokens=4096):
-    return RowBudget(tokens, model, note=lambda text: None)
+def make(**settings) -> tuple[Policy, Optimiser]:
+    learner = make_learner(**settings)
+    return learner.network, learner.optimiser
 
 
 def give(optimiser, gradients):
@@ -204,7 +205,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_raises_and_changes_nothing(where):
-    model, optimiser = make()
+    learner = make_learner()
+    optimiser = learner.optimiser
     batch = Batch.of_groups([group((5, 6), [(7, 8), (9,)], [1.0, 0.0])])
     rows = batch.rows(range(2), max_tokens=1)
     weight_ST = torch.full((2, 2), 0.5)
@@ -216,27 +218,25 @@ def test_an_update_that_is_not_finite_raises_and_changes_nothing(where):
             return loss_M + torch.tensor(math.inf), stats
         return loss_M * torch.tensor(math.nan), stats
 
-    update(model, optimiser, budget(model), lambda _: rows, good, weight_ST)
+    learner.update(lambda _: rows, good, weight_ST)
     before = snapshot(optimiser)
     with pytest.raises(RunError, match=r"update 2: .* not finite, so nothing was updated") as error:
-        update(model, optimiser, budget(model), lambda _: rows, bad, weight_ST)
+        learner.update(lambda _: rows, bad, weight_ST)
     assert "optimiser.learning_rate" in str(error.value)
     assert_unchanged(optimiser, before)
 
 
 def test_the_report_of_an_update():
-    model, optimiser = make(max_grad_norm=None)
+    learner = make_learner(max_grad_norm=None)
     batch = Batch.of_groups([group((5, 6), [(7, 8), (9,)], [1.0, 0.0])])
     rows = batch.rows(range(2), max_tokens=1)
     with torch.no_grad():
-        logprobs = torch.cat([model.score(row.packed).logprob_M for row in rows])
-    report = update(
-        model, optimiser, budget(model), lambda _: rows, supervised_objective(batch), torch.full((2, 2), 0.5)
-    )
+        logprobs = torch.cat([learner.network.score(row.packed).logprob_M for row in rows])
+    report = learner.update(lambda _: rows, supervised_objective(batch), torch.full((2, 2), 0.5))
     assert report.loss == pytest.approx(-0.5 * float(logprobs.sum()), rel=1e-5)
     assert report.tokens == 3
     assert report.learning_rate == 1e-3
-    assert optimiser.updates == 1
+    assert learner.updates == 1
 
 
 # ---------------------------------------------------------------------- state
@@ -319,16 +319,9 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_leaves_no_trace():
         return plain(row, scores)
 
     for objective, tokens in ((plain, 2), (runs_out_once, 4)):
-        model, optimiser = make()
-        update(
-            model,
-            optimiser,
-            budget(model, tokens),
-            lambda n: batch.rows(range(3), max_tokens=n),
-            objective,
-            weight_ST,
-        )
-        snapshots.append(snapshot(optimiser))
+        learner = make_learner(max_tokens=tokens)
+        learner.update(lambda n: batch.rows(range(3), max_tokens=n), objective, weight_ST)
+        snapshots.append(snapshot(learner.optimiser))
     assert calls > 3
     for clean, after_trouble in zip(*([*w.values(), *o.values()] for w, o in snapshots), strict=True):
         assert torch.equal(clean, after_trouble)

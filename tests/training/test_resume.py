@@ -21,6 +21,7 @@ from ventaja.errors import RunError
 from ventaja.rollouts import LocalEngine
 from ventaja.tracking import Run, RunFolder
 from ventaja.training import rl, session, sft
+from ventaja.training.learner import Learner
 from ventaja.training.optimiser import Optimiser
 
 ROUNDS = 5  # four prompts a round of eight: the second pass begins with round 3
@@ -79,7 +80,7 @@ def whole(model, tmp_path_factory):
     return get
 
 
-def kill_at_update(monkeypatch, module, number):
+def kill_at_update(monkeypatch, number):
     """The process is gone in the middle of the `number`th update from now on: it writes no checkpoint either."""
 
     def dead(*args, **kwargs):
@@ -89,7 +90,7 @@ def kill_at_update(monkeypatch, module, number):
         monkeypatch.setattr(session, "save_checkpoint", dead)
         raise Killed
 
-    at_call(monkeypatch, module, "update", number, die)
+    at_call(monkeypatch, Learner, "update", number, die)
 
 
 def at_call(monkeypatch, owner, name, number, happen):
@@ -135,7 +136,7 @@ def test_stopped_between_rounds(variant, whole, model, tmp_path):
 )
 def test_killed_in_the_middle(variant, every, dies_at, whole, model, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        kill_at_update(patched, rl, dies_at)
+        kill_at_update(patched, dies_at)
         with pytest.raises(Killed):
             run(tmp_path / "run", model, variant, every=every)
     run(tmp_path / "run", model, variant, resume=True)
@@ -144,7 +145,7 @@ def test_killed_in_the_middle(variant, every, dies_at, whole, model, tmp_path, m
 
 def test_killed_before_the_first_checkpoint(whole, model, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        kill_at_update(patched, rl, 2)
+        kill_at_update(patched, 2)
         with pytest.raises(Killed):
             run(tmp_path / "run", model, "reinforce")
     assert names(tmp_path / "run" / "checkpoints") == []
@@ -404,7 +405,7 @@ ENDS = {signal.SIGTERM: (SystemExit, 128 + signal.SIGTERM), signal.SIGINT: (Keyb
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(
     number, variant, where, whole, model, tmp_path, monkeypatch
 ):
-    owner, name = {"sampling": (LocalEngine, "sample"), "update": (rl, "update")}[where]
+    owner, name = {"sampling": (LocalEngine, "sample"), "update": (Learner, "update")}[where]
     calls, at = 0, 3
     original = getattr(owner, name)
 
@@ -461,7 +462,7 @@ def test_a_signal_while_measuring_leaves_a_checkpoint(model, tmp_path, monkeypat
 
 
 def test_a_second_signal_stops_at_once(model, tmp_path, monkeypatch):
-    at_call(monkeypatch, rl, "update", 1, interrupted_twice)
+    at_call(monkeypatch, Learner, "update", 1, interrupted_twice)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", model, "reinforce")
     assert names(tmp_path / "run" / "checkpoints") == []
@@ -526,7 +527,7 @@ def test_a_supervised_run_too(every, model, tmp_path, monkeypatch):
         run_sft(tmp_path / "run", model, **settings(tmp_path / "run", updates=3))
     else:
         with monkeypatch.context() as patched:
-            kill_at_update(patched, sft, 4)
+            kill_at_update(patched, 4)
             with pytest.raises(Killed):
                 run_sft(tmp_path / "run", model, **settings(tmp_path / "run", checkpoint_every=every))
     run_sft(tmp_path / "run", model, **settings(tmp_path / "run", resume=True))
@@ -555,7 +556,7 @@ def test_the_best_checkpoint_survives_a_kill(model, tmp_path, monkeypatch):
     for dies_at in (2, 4, 9):  # before the best checkpoint, and after it
         folder = tmp_path / f"run-{dies_at}"
         with monkeypatch.context() as patched:
-            kill_at_update(patched, sft, dies_at)
+            kill_at_update(patched, dies_at)
             with pytest.raises(Killed):
                 run_sft(folder, model, **settings(folder))
         run_sft(folder, model, **settings(folder, resume=True))
@@ -566,16 +567,16 @@ def test_the_best_checkpoint_survives_a_kill(model, tmp_path, monkeypatch):
 
 def test_a_signal_stops_a_supervised_run(model, tmp_path, monkeypatch):
     run_sft(tmp_path / "whole", model)
-    original = sft.update
+    original = Learner.update
 
     def interrupted(*args, **kwargs):
         report = original(*args, **kwargs)
-        if args[1].updates == 2:
+        if args[0].updates == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return report
 
     with monkeypatch.context() as patched:
-        patched.setattr(sft, "update", interrupted)
+        patched.setattr(Learner, "update", interrupted)
         with pytest.raises(SystemExit) as stopped:
             run_sft(tmp_path / "run", model)
     assert stopped.value.code == 143

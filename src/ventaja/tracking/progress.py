@@ -91,12 +91,13 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
-        self._total = total
+        self.total = total
         self._columns = tuple(columns)
-        self._unit = unit
+        self.unit = unit
         self._interactive = self.console.is_interactive if interactive is None else interactive
         self._clock = clock
         self._seconds_between_lines = seconds_between_lines
+        self.start = start
         self._done = start
         self._phase = ""
         self._metrics: dict[str, int | float] = {}
@@ -142,7 +143,7 @@ class Progress:
             if column.sparkline and column.metric in metrics:
                 self._history[column.metric].append(math.nan if value is None else value)
         if self._live is None and (
-            round >= self._total or self._clock() - self._printed_at >= self._seconds_between_lines
+            round >= self.total or self._clock() - self._printed_at >= self._seconds_between_lines
         ):
             self._print_line()
 
@@ -156,7 +157,7 @@ class Progress:
         if not self._interactive or now - self._sampled_at < _SECONDS_BETWEEN_SAMPLES:
             return
         self._sampled_at = now
-        title = f"{self._unit} {self._done}"
+        title = f"{self.unit} {self._done}"
         if reward is not None:
             title += " · broken" if math.isnan(reward) else f" · reward {reward:.3g}"
         body = Group(
@@ -170,8 +171,8 @@ class Progress:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(self._total, 1), completed=self._done, width=28)
-        cells: list[Any] = [Text(f"{self._unit} {self._done}/{self._total}", style="bold"), bar]
+        bar = ProgressBar(total=max(self.total, 1), completed=self._done, width=28)
+        cells: list[Any] = [Text(f"{self.unit} {self._done}/{self.total}", style="bold"), bar]
         if left := self._time_left():
             cells.append(Text(f"{left} left", style="cyan"))
         if self._phase:
@@ -204,19 +205,19 @@ class Progress:
     def _print_line(self) -> None:
         self._printed_at = self._clock()
         self._printed_done = self._done
-        parts = [f"{self._unit} {self._done}/{self._total}"]
+        parts = [f"{self.unit} {self._done}/{self.total}"]
         parts += [f"{label} {value}" for label, value, _ in self._shown()]
         if left := self._time_left():
             parts.append(f"{left} left")
         self.console.print(Text("  ".join(parts)), soft_wrap=True)
 
     def _time_left(self) -> str:
-        if len(self._marks) < 2 or self._done >= self._total:
+        if len(self._marks) < 2 or self._done >= self.total:
             return ""
         (first_time, first_done), (last_time, last_done) = self._marks[0], self._marks[-1]
         if last_done <= first_done:
             return ""
-        return _duration((self._total - self._done) * (last_time - first_time) / (last_done - first_done))
+        return _duration((self.total - self._done) * (last_time - first_time) / (last_done - first_done))
 
 
 @contextmanager

@@ -15,22 +15,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ventaja.errors import RunError
-from ventaja.models import Policy
 from ventaja.records import Group, read_groups, write_groups
 from ventaja.records.files import sync, sync_tree
-from ventaja.training.optimiser import Optimiser
+from ventaja.training.learner import Learner
 
 FORMAT = 2
 """Format 1 kept the float32 masters as the folder's own weights, so what other libraries loaded was not the policy."""
 READABLE = (1, FORMAT)
-MASTERS = "masters.safetensors"
 EARLIER = ".earlier"
 
 
 def save_checkpoint(
     path: Path,
-    policy: Policy,
-    optimiser: Optimiser,
+    learners: Mapping[str, Learner],
     *,
     state: Mapping[str, Any],
     tables: Mapping[str, Tensor] | None = None,
@@ -41,6 +38,7 @@ def save_checkpoint(
     That holds when the process is killed, and when the power is cut: every file is on the disk before the rename, the
     rename before an earlier checkpoint of that number is removed, and all of it before this returns.
 
+    The folder is that of the learner `policy`; another learner has a folder of its name inside, and one in `training/`.
     `state` is JSON (floats keep every bit), `tables` are tensors and `groups` the rollouts of a round that is
     not over. Raises RunError if it cannot be written; earlier checkpoints stay as they are.
     """
@@ -49,12 +47,11 @@ def save_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
         training = work / "training"
         training.mkdir(parents=True)
-        policy.save(work)
-        if masters := optimiser.master_weights():
-            save_file({k: v.contiguous() for k, v in masters.items()}, training / MASTERS)
-        save_file(
-            {k: v.contiguous() for k, v in optimiser.state().items()}, training / "optimiser.safetensors"
-        )
+        for name, learner in learners.items():
+            folders = [_of(folder, name) for folder in (work, training)]
+            for folder in folders:
+                folder.mkdir(exist_ok=True)
+            learner.save(*folders)
         tensors = {"torch_rng": torch.get_rng_state(), **(tables or {})}
         if torch.cuda.is_available():
             tensors["cuda_rng"] = torch.cuda.get_rng_state()
@@ -69,6 +66,10 @@ def save_checkpoint(
             f"{path}: the checkpoint could not be written: {getattr(error, 'strerror', None) or error}. The last "
             "good one is untouched. Make room, then go on with --run.resume true."
         ) from error
+
+
+def _of(folder: Path, learner: str) -> Path:
+    return folder if learner == "policy" else folder / learner
 
 
 def _put_in_place(work: Path, path: Path) -> None:
@@ -105,12 +106,8 @@ class Checkpoint:
         try:
             self.state: dict[str, Any] = json.loads((path / "training" / "state.json").read_text())
             self.tables = load_file(path / "training" / "tables.safetensors")
-            self.optimiser = load_file(path / "training" / "optimiser.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            raise RunError(
-                f"{path}: has no training state to resume from ({error}). To start a new run from its weights, "
-                "give it as model.name."
-            ) from error
+            raise RunError(_nothing_to_resume(path, error)) from error
         found = self.state.get("format") if isinstance(self.state, dict) else None
         if found not in READABLE:
             raise RunError(
@@ -123,18 +120,24 @@ class Checkpoint:
         file = self.path / "training" / "groups.parquet"
         return read_groups(file) if file.exists() else []
 
-    def restore(self, optimiser: Optimiser) -> None:
-        """Put master weights, optimiser and torch's random state back; the policy's own weights are loaded already."""
-        masters = self.path / "training" / MASTERS
-        if (
-            masters.exists()
-        ):  # not where the folder's weights are float32: those of float32 runs, and of format 1
-            optimiser.load_master_weights(load_file(masters))
-        optimiser.load_state(self.optimiser)
-        self.optimiser = {}
+    def restore(self, learners: Mapping[str, Learner]) -> None:
+        """Put every learner's training state and torch's random state back."""
+        for name, learner in learners.items():
+            folder = _of(self.path / "training", name)
+            try:
+                learner.load(folder)
+            except (OSError, SafetensorError) as error:
+                raise RunError(_nothing_to_resume(self.path, error)) from error
         torch.set_rng_state(self.tables.pop("torch_rng"))
         if (cuda := self.tables.pop("cuda_rng", None)) is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(cuda)
+
+
+def _nothing_to_resume(path: Path, error: Exception) -> str:
+    return (
+        f"{path}: has no training state to resume from ({error}). To start a new run from its weights, give it as "
+        "model.name."
+    )
 
 
 def remove_old_checkpoints(folder: Mapping[int, Path], *, keep: int, best: int | None = None) -> None:

@@ -15,7 +15,7 @@ from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.credit import takes_part
 from ventaja.training.evaluation import what_is_right
-from ventaja.training.step import UpdateReport
+from ventaja.training.learner import UpdateReport
 
 
 def rollout_metrics(

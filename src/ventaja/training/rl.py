@@ -13,24 +13,24 @@ from torch import Tensor
 from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import ConfigError
 from ventaja.functional import kl_k1, kl_k3
-from ventaja.models import PackedRow, Policy
+from ventaja.models import Policy
 from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
-from ventaja.tracking import RL_COLUMNS, Run, RunFolder, loading
-from ventaja.training.batch import Batch, Row, epoch_column, scores_table
+from ventaja.tracking import RL_COLUMNS, Progress, Run, RunFolder, loading
+from ventaja.training.batch import Batch, Row, epoch_column
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import assign_advantages, judged_batch
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
 from ventaja.training.evaluation import full_marks, load_rewards, measure
+from ventaja.training.learner import UpdateReport
 from ventaja.training.left_out import left_out_sums, measure_left_out, teaches
 from ventaja.training.metrics import credit_metrics, ratio_metrics, rollout_metrics, update_metrics
 from ventaja.training.objective import PolicyObjective, token_weights
 from ventaja.training.prompts import left_out_note, render_all, room_note
 from ventaja.training.round import Round, State, timed
 from ventaja.training.row_budget import Cut, out_of_memory_explained
-from ventaja.training.session import Session, load
-from ventaja.training.step import UpdateReport, update
+from ventaja.training.session import Session, Start, load
 
 MINIBATCHES = 0x3B
 """Names the random stream of minibatches, apart from those of shuffles and sampling."""
@@ -59,12 +59,15 @@ def train_rl(
     command: str = "",
     prompts: Sequence[Prompt] | None = None,
     rewards: Sequence[Reward] | None = None,
+    engine: Engine | None = None,
+    environment: Environment | None = None,
     on_round: Callable[[Run, int], None] | None = None,
     console: Console | None = None,
 ) -> Run:
     """Train as the config says and return the run.
 
-    `prompts` and `rewards` stand in for what the config would load. `on_round(run, round)` is called after each
+    `prompts` and `rewards` stand in for what the config would load, `environment` for both; `engine` samples in place
+    of one in this process. `on_round(run, round)` is called after each
     round's record is written, with the run to read and the round's number (from 1). A round that a resumed run plays
     again is told of again. What it raises ends the run, as any error does.
 
@@ -73,8 +76,15 @@ def train_rl(
     """
     with RunFolder(config.run.folder).locked(command=command):
         with loading(config.model.name, console):
+            environment, held_out = _world(config, prompts, rewards, environment)
             loop = RlLoop(
-                config, command=command, prompts=prompts, rewards=rewards, on_round=on_round, console=console
+                config,
+                environment,
+                held_out,
+                engine=engine,
+                command=command,
+                on_round=on_round,
+                console=console,
             )
         session = loop.session
         with session.running(), session.nothing_lost(loop.checkpoint), out_of_memory_explained(LESS_MEMORY):
@@ -86,65 +96,74 @@ def train_rl(
     return Run(config.run.folder)
 
 
+def _world(
+    config: RlConfig,
+    prompts: Sequence[Prompt] | None,
+    rewards: Sequence[Reward] | None,
+    environment: Environment | None,
+) -> tuple[Environment, list[Prompt]]:
+    """What is asked and who judges, and the held-out prompts, none of which is trained on."""
+    held_out = held_out_prompts(config)
+    if environment is not None:
+        if unseen(environment.prompts, held_out) != list(environment.prompts):
+            raise ConfigError(
+                "eval: some held-out prompts are among the environment's own. Take them out of it."
+            )
+        return environment, held_out
+    rewards = rewards or load_rewards(config.reward, config.data.source)
+    prompts = unseen(prompts if prompts is not None else training_prompts(config.data), held_out)
+    if held_out and not prompts:
+        raise ConfigError("eval: every prompt is also held out, so none is left to train on.")
+    return SingleTurn(prompts=prompts, rewards=rewards, timeout=config.reward.timeout), held_out
+
+
 class RlLoop:
     """Everything that one run holds, and the steps of its rounds."""
 
     def __init__(
         self,
         config: RlConfig,
+        environment: Environment,
+        held_out: Sequence[Prompt] = (),
         *,
-        command: str,
-        prompts: Sequence[Prompt] | None,
-        rewards: Sequence[Reward] | None,
-        console: Console | None,
+        engine: Engine | None = None,
+        command: str = "",
         on_round: Callable[[Run, int], None] | None = None,
+        console: Console | None = None,
     ) -> None:
-        self.config = config
-        self.on_round = on_round
+        self.config, self.environment, self.on_round = config, environment, on_round
         self.algorithm = config.algorithm.resolve()
-        rewards = rewards or load_rewards(config.reward, config.data.source)
-        prompts = prompts if prompts is not None else training_prompts(config.data)
-        held_out = held_out_prompts(config)
-        prompts = unseen(prompts, held_out)
-        if held_out and not prompts:
-            raise ConfigError("eval: every prompt is also held out, so none is left to train on.")
-        self.environment: Environment = SingleTurn(
-            prompts=prompts,
-            rewards=rewards,
-            timeout=config.reward.timeout,
-        )
-        self.full_marks = full_marks(rewards)
-        self.session = Session(config, command=command)
-        self.policy = self.session.policy
-        self.reference = self._load_reference() if self.algorithm.needs_reference else None
-        self.session.make_optimiser(total_updates=config.run.rounds * self.algorithm.updates_per_round)
-        self.optimiser = self.session.optimiser
+        self.full_marks = full_marks(getattr(environment, "rewards", ()))
+        start = Start.of(config)
+        policy = start.load(config)
         limit = config.data.max_prompt_tokens
         self.prompts, self.prompt_ids, left_out = render_all(
-            self.policy, self.environment.prompts, max_prompt_tokens=limit
+            policy, environment.prompts, max_prompt_tokens=limit
         )
-        self.held_out = render_all(self.policy, held_out, max_prompt_tokens=limit)[:2] if held_out else None
-        self.session.check_same_rows(self.prompt_ids)
+        self.held_out = render_all(policy, held_out, max_prompt_tokens=limit)[:2] if held_out else None
+        rows = start.check_same_rows(self.prompt_ids)
+        self.reference = self._reference(start, policy) if self.algorithm.needs_reference else None
         self.state = State(kl_coef=self.algorithm.kl_coef)
-        if self.session.checkpoint:
-            self.state = State.of_checkpoint(self.session.checkpoint)
-        self.engine: Engine = LocalEngine(self.policy, max_batch=config.run.max_batch)
-        self.engine.load(self.policy, version=self.optimiser.updates)
-        self.session.start(
-            done=self.state.rounds_done,
-            total=config.run.rounds,
-            setting="run.rounds",
-            columns=RL_COLUMNS,
-            unit="round",
-            console=console,
+        if start.checkpoint:
+            self.state = State.of_checkpoint(start.checkpoint)
+        self.progress = Progress(config.run.rounds, RL_COLUMNS, start=self.state.rounds_done, console=console)
+        self.policy = start.learner(
+            policy,
+            config.optimiser,
+            total_updates=config.run.rounds * self.algorithm.updates_per_round,
+            note=self.progress.note,
         )
-        self.progress = self.session.progress
+        self.engine = engine or LocalEngine(policy, max_batch=config.run.max_batch)
+        self.engine.load(policy, version=self.policy.updates)
+        self.session = Session(
+            start, config, self.policy, self.progress, command=command, rows=rows, setting="run.rounds"
+        )
         self.run = Run(self.session.folder.path)
         self.collector = Collector(
             config=config,
             algorithm=self.algorithm,
             engine=self.engine,
-            environment=self.environment,
+            environment=environment,
             prompts=self.prompts,
             prompt_ids=self.prompt_ids,
             should_stop=self._should_stop,
@@ -155,7 +174,7 @@ class RlLoop:
         self.rounds_without_comparison = 0
         asked = [*self.prompt_ids, *(self.held_out[1] if self.held_out else ())]
         cut = None if config.sampling.is_whole else CUT_SAMPLING
-        for note in (cut, left_out_note(left_out), room_note(self.policy, asked, config.sampling)):
+        for note in (cut, left_out_note(left_out), room_note(policy, asked, config.sampling)):
             if note:
                 self.progress.note(note)
 
@@ -204,7 +223,7 @@ class RlLoop:
         algorithm, batch, epoch = self.algorithm, round_.batch, index // self.algorithm.minibatches
         members = self._minibatch(round_.number, batch, index)
         if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
-            round_.reports.append(UpdateReport.empty(self.optimiser.learning_rate))
+            round_.reports.append(UpdateReport.empty(self.policy.learning_rate))
             self._keep_schedule()
             return
         with timed(round_.seconds, "training"):
@@ -212,17 +231,14 @@ class RlLoop:
                 batch,
                 members,
                 algorithm,
-                lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+                lambda chosen: self._scores(batch, lambda n: batch.rows(chosen, max_tokens=n)),
                 moved=any(report.stepped for report in round_.reports),
                 epoch=epoch,
             )
             log_ratio_ST = torch.full(batch.is_action_ST.shape, torch.nan)
             is_action = torch.zeros_like(batch.is_action_ST)
             is_action[members] = batch.is_action_ST[members]
-            report = update(
-                self.policy,
-                self.optimiser,
-                self.session.budget,
+            report = self.policy.update(
                 lambda tokens: self._rows(batch, members, tokens),
                 PolicyObjective(
                     algorithm,
@@ -240,13 +256,13 @@ class RlLoop:
         self._keep_schedule()
         ratios = ratio_metrics(batch, members, log_ratio_ST, algorithm)
         round_.reports[-1] = replace(report, means=report.means | ratios)
-        self.engine.load(self.policy, version=self.optimiser.updates)
         self._explain_zero_loss(report)
         if report.stepped and len(round_.reports) < algorithm.updates_per_round:
             self.session.pause(self.checkpoint)
 
     def finish(self, round_: Round) -> None:
-        """Record the round, adapt what adapts, and checkpoint if one is due."""
+        """The engine gets the weights; then record the round, adapt what adapts, and checkpoint if one is due."""
+        self.engine.load(self.policy.network, version=self.policy.updates)
         metrics = round_.sampled | update_metrics(round_.reports)
         if self.algorithm.max_approx_kl is not None:
             metrics["kl_early_stop"] = float(len(round_.reports) < self.algorithm.updates_per_round)
@@ -254,8 +270,7 @@ class RlLoop:
             metrics |= self._measure()
         if self.reference is not None:
             metrics["kl_coef"] = self.state.kl_coef
-        if (swallowed := self.optimiser.swallowed()) is not None:
-            metrics["rounding/swallowed"] = swallowed
+        metrics |= self.policy.metrics()
         tokens = metrics["completions/mean_length"] * metrics["samples"]
         metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
         metrics["tokens_per_second"] = tokens / sum(round_.seconds.values())
@@ -291,7 +306,7 @@ class RlLoop:
         )
         if self.reference is not None:
             batch.columns["ref_logprob"] = self._scores(
-                batch, self.reference, self._epoch_rows(number, batch, 0), is_reference=True
+                batch, self._epoch_rows(number, batch, 0), network=self.reference
             )
             if algorithm.kl == "reward":
                 self._score_old(number, batch)
@@ -308,7 +323,7 @@ class RlLoop:
         measure_left_out(
             batch,
             algorithm,
-            lambda chosen: self._scores(batch, self.policy, lambda n: batch.rows(chosen, max_tokens=n)),
+            lambda chosen: self._scores(batch, lambda n: batch.rows(chosen, max_tokens=n)),
             seed=[self.config.run.seed, LEFT_OUT, number],
             epochs=[self._minibatches(number, batch, epoch) for epoch in range(algorithm.epochs)],
         )
@@ -324,7 +339,7 @@ class RlLoop:
             column = epoch_column("old_logprob", self.algorithm, epoch)
             if column not in batch.columns:
                 rows = self._epoch_rows(number, batch, epoch)
-                batch.columns[column] = self._scores(batch, self.policy, rows)
+                batch.columns[column] = self._scores(batch, rows)
 
     def _epoch_rows(self, number: int, batch: Batch, epoch: int) -> Cut:
         """The rows of all updates of an epoch."""
@@ -340,18 +355,8 @@ class RlLoop:
         is_needed = teaches(batch, self.algorithm)
         return batch.rows([s for s in members if is_needed[s]], max_tokens=max_tokens)
 
-    @torch.no_grad()
-    def _scores(self, batch: Batch, policy: Policy, cut: Cut, *, is_reference: bool = False) -> Tensor:
-        def score(row: PackedRow) -> Tensor:
-            return policy.score(row, temperature=self.config.sampling.temperature).logprob_M
-
-        def table(rows: Sequence[Row]) -> Tensor:
-            return scores_table(batch, score, rows)
-
-        if is_reference and policy is self.policy:
-            with policy.without_adapters():
-                return self.session.budget.run(cut, table)
-        return self.session.budget.run(cut, table)
+    def _scores(self, batch: Batch, cut: Cut, *, network: Policy | None = None) -> Tensor:
+        return self.policy.score(batch, cut, temperature=self.config.sampling.temperature, network=network)
 
     def _minibatch(self, number: int, batch: Batch, index: int) -> list[int]:
         """Sequences of one minibatch: whole groups, in an order drawn anew for each epoch."""
@@ -370,7 +375,7 @@ class RlLoop:
         """Tell the optimiser how many of the updates planned so far made no step, so that its schedule ends in time."""
         reports = self.state.round.reports if self.state.round else []
         planned = self.state.rounds_done * self.algorithm.updates_per_round + len(reports)
-        self.optimiser.unmade = planned - self.optimiser.updates
+        self.policy.optimiser.unmade = planned - self.policy.updates
 
     def _adapt_kl(self, kl: float) -> None:
         """β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)."""
@@ -406,18 +411,17 @@ class RlLoop:
 
     # Small things ---------------------------------------------------------------------------------------
 
-    def _load_reference(self) -> Policy:
-        """The model that the run started from: without its adapters if they began at zero, else a copy."""
-        start = self.session.start_model
-        if self.policy.has_adapters and self.policy.adapters_are_new(start):
-            return self.policy
-        bfloat16 = self.session.compute == torch.bfloat16
-        reference = load(self.config.model, start, precision="bfloat16" if bfloat16 else "float32")
+    def _reference(self, start: Start, policy: Policy) -> Policy:
+        """The model that the run started from: the policy itself if its adapters began at zero, else a copy."""
+        if policy.has_adapters and policy.adapters_are_new(start.model):
+            return policy
+        bfloat16 = start.compute == torch.bfloat16
+        reference = load(self.config.model, start.model, precision="bfloat16" if bfloat16 else "float32")
         reference.freeze()
         return reference
 
     def _explain_zero_loss(self, report: UpdateReport) -> None:
-        first = self.optimiser.updates == 1 and self.algorithm.first_loss_is_zero
+        first = self.policy.updates == 1 and self.algorithm.first_loss_is_zero
         if first and abs(report.loss) < 1e-4 and report.grad_norm > 0:
             self.progress.note(
                 f"The loss is {report.loss:.1e}, and that is right: on fresh samples the ratio is 1, so the loss "

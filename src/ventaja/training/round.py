@@ -14,8 +14,8 @@ from ventaja.records import Group, write_groups
 from ventaja.training.batch import Batch
 from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.credit import RunningMean
+from ventaja.training.learner import UpdateReport
 from ventaja.training.left_out import MEASURED
-from ventaja.training.step import UpdateReport
 
 
 @dataclass

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
@@ -19,112 +18,138 @@ from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
 from ventaja.settings import Precision
-from ventaja.tracking import Column, Progress, RunFolder, check_trackers, make_trackers
+from ventaja.tracking import Progress, RunFolder, check_trackers, make_trackers
 from ventaja.training.checkpoint import (
     Checkpoint,
     recover_checkpoints,
     remove_old_checkpoints,
     save_checkpoint,
 )
-from ventaja.training.config import ModelConfig, RlConfig, SftConfig, parse, resolved
+from ventaja.training.config import ModelConfig, OptimiserConfig, RlConfig, SftConfig, parse, resolved
 from ventaja.training.interrupt import Interrupts
-from ventaja.training.optimiser import Optimiser
-from ventaja.training.row_budget import RowBudget
+from ventaja.training.learner import Learner
 
 
-class Session:
-    """A run folder opened for training, fresh or resumed, with the model and optimiser as they should be.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: its folder, and in it the checkpoint that it goes on from, or None.
 
-    `checkpoint` is what it resumes from, or None. After restoring its own state the caller calls `start`. The caller
-    holds the folder's lock all the while (`RunFolder.locked`).
+    Whoever makes one holds the folder's lock (`RunFolder.locked`).
     """
 
-    def __init__(self, config: RlConfig | SftConfig, *, command: str) -> None:
-        self.config, self.command = config, command
-        self.folder, self.checkpoint = _open_folder(config)
-        self.begins_anew = self.folder.is_unused
-        self.is_resumed = self.folder.config_path.exists() and not self.begins_anew
-        self.compute = resolve_precision(config.model.precision, resolve_device(config.model.device))
-        self.start_model: str = (
-            self.checkpoint.state["start_model"] if self.checkpoint else resolve_model(config.model.name)
+    folder: RunFolder
+    checkpoint: Checkpoint | None
+    model: str
+    """Where the run's first weights are: a run folder's last checkpoint may have moved on since."""
+    compute: torch.dtype
+    """What the model computes in."""
+
+    @classmethod
+    def of(cls, config: RlConfig | SftConfig) -> Start:
+        """Raises RunError if the folder holds a run that is not to be resumed, or was begun with other settings."""
+        folder, checkpoint = _open_folder(config)
+        return cls(
+            folder=folder,
+            checkpoint=checkpoint,
+            model=checkpoint.state["start_model"] if checkpoint else resolve_model(config.model.name),
+            compute=resolve_precision(config.model.precision, resolve_device(config.model.device)),
         )
-        """Where the run's first weights are: a run folder's last checkpoint may have moved on since."""
-        self.fingerprint = ""
-        start = str(self.checkpoint.path) if self.checkpoint else self.start_model
+
+    @property
+    def begins_anew(self) -> bool:
+        """True if an earlier run in the folder left nothing worth keeping."""
+        return self.folder.is_unused
+
+    def load(self, config: RlConfig | SftConfig) -> Policy:
+        """The network as the run has it so far, in float32."""
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
-        self.policy = load(config.model, start, precision="float32")
-        self.interrupts = Interrupts()
-        self._is_stopping = False
-
-    def make_optimiser(self, *, total_updates: int) -> None:
-        """The optimiser, from the checkpoint if there is one. From here on the policy computes in its precision."""
-        self.optimiser = Optimiser(
-            self.policy, self.config.optimiser, total_updates=total_updates, compute=self.compute
+        return load(
+            config.model, str(self.checkpoint.path) if self.checkpoint else self.model, precision="float32"
         )
+
+    def learner(
+        self, policy: Policy, config: OptimiserConfig, *, total_updates: int, note: Callable[[str], None]
+    ) -> Learner:
+        """The policy ready to be trained, with the optimiser as it was at the checkpoint if there is one."""
+        learner = Learner(policy, config, compute=self.compute, total_updates=total_updates, note=note)
         if self.checkpoint:
-            self.checkpoint.restore(self.optimiser)
-        if self.config.optimiser.gradient_checkpointing and not self.policy.can_recompute:
-            raise ConfigError(
-                f"optimiser.gradient_checkpointing: {self.policy.name} does not say what its layers are, so they "
-                "cannot be computed again. Leave it out, or lower optimiser.max_tokens."
-            )
-        self.policy.recomputes = self.config.optimiser.gradient_checkpointing
-        self.budget = RowBudget(
-            self.config.optimiser.max_tokens, self.policy, note=lambda text: self.progress.note(text)
-        )
+            self.checkpoint.restore({"policy": learner})
+        return learner
 
-    def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> None:
-        """Remember what is trained on; a resumed run must see the same rows in the same order."""
-        self.fingerprint = hashlib.sha256(repr([tuple(ids) for ids in token_ids]).encode()).hexdigest()
-        if self.checkpoint and self.checkpoint.state["rows"] != self.fingerprint:
+    def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> str:
+        """A fingerprint of what is trained on; a resumed run must see the same rows in the same order."""
+        fingerprint = hashlib.sha256(repr([tuple(ids) for ids in token_ids]).encode()).hexdigest()
+        if self.checkpoint and self.checkpoint.state["rows"] != fingerprint:
             raise RunError(
                 f"{self.folder.path}: the prompts or examples are not those that the run began with, so going on "
                 "would not be the same run. Bring the old data and eval settings back, or begin a new run from its "
                 f"weights with --model {self.folder.path} and another --run.folder."
             )
+        return fingerprint
 
-    def start(
+
+class Session:
+    """A run that goes on: its record on disk and screen, its checkpoints, and how it ends.
+
+    A new run is begun in the folder only here, when all else has turned out well: a mistake in the run file leaves
+    nothing behind. `rows` is `Start.check_same_rows`; `setting` names what says how long the run is.
+    """
+
+    def __init__(
         self,
+        start: Start,
+        config: RlConfig | SftConfig,
+        learner: Learner,
+        progress: Progress,
         *,
-        done: int,
-        total: int,
+        command: str,
+        rows: str,
         setting: str,
-        columns: Sequence[Column],
-        unit: str,
-        console: Console | None,
     ) -> None:
-        """Begin to show and track progress after `done` of `total` rounds or steps; `setting` names the total.
-
-        A new run is begun in the folder only here, when all else has turned out well: a mistake in the run file
-        leaves nothing behind.
-        """
-        if self.config.run.max_memory is not None:
-            check_memory_limit(self.policy.device, self.config.run.max_memory)
-        if self.is_resumed:
-            self.folder.rewind(done)
-        check_trackers(self.config.run.trackers)
-        if not self.is_resumed:
-            RunFolder.create(self.folder.path, resolved(self.config), command=self.command)
-        keep_base(self.policy, self.folder.path)
-        self.trackers = make_trackers(
-            self.config.run.trackers,
-            self.folder.path,
-            self.config.model_dump(mode="json"),
-            first_step=done + 1,
+        self.start, self.config, self.learner, self.progress, self.rows = (
+            start,
+            config,
+            learner,
+            progress,
+            rows,
         )
-        self.progress = Progress(total, columns, unit=unit, start=done, console=console)
-        self._recorded = done
+        self.folder = start.folder
+        self.interrupts = Interrupts()
+        self._is_stopping = False
+        begins_anew = start.begins_anew
+        is_resumed = self.folder.config_path.exists() and not begins_anew
+        if config.run.max_memory is not None:
+            check_memory_limit(learner.network.device, config.run.max_memory)
+        if is_resumed:
+            self.folder.rewind(progress.start)
+        check_trackers(config.run.trackers)
+        if not is_resumed:
+            RunFolder.create(self.folder.path, resolved(config), command=command)
+        keep_base(learner.network, self.folder.path)
+        self.trackers = make_trackers(
+            config.run.trackers,
+            self.folder.path,
+            config.model_dump(mode="json"),
+            first_step=progress.start + 1,
+        )
+        self._recorded = progress.start
         self._saved = self._place
-        if note := self._how_it_begins(done, total, setting, unit):
-            self.progress.note(note)
-        if note := self.policy.fallback_note:
-            self.progress.note(note)
+        how = self._how_it_begins(setting, begins_anew=begins_anew, is_resumed=is_resumed)
+        for note in (how, learner.network.fallback_note):
+            if note:
+                progress.note(note)
 
-    def _how_it_begins(self, done: int, total: int, setting: str, unit: str) -> str | None:
-        path = self.folder.path
-        if self.begins_anew:
+    def _how_it_begins(self, setting: str, *, begins_anew: bool, is_resumed: bool) -> str | None:
+        path, done, total, unit = (
+            self.folder.path,
+            self.progress.start,
+            self.progress.total,
+            self.progress.unit,
+        )
+        checkpoint = self.start.checkpoint
+        if begins_anew:
             return f"An earlier run in {path} ended before its first {unit} did; it is begun anew."
-        if not self.is_resumed:
+        if not is_resumed:
             return None
         if done >= total:
             fewer = "" if done == total else f", and {setting} asks for {total}"
@@ -132,9 +157,9 @@ class Session:
                 f"{path} has done {done} {unit}s{fewer}: there is nothing left to do, and nothing is changed. To go "
                 f"on, raise {setting}."
             )
-        if self.checkpoint is None:
+        if checkpoint is None:
             return f"{path} has no checkpoint yet: the run begins again from its first {unit}."
-        return f"Going on after {unit} {done} of {total}, from {self.checkpoint.path}"
+        return f"Going on after {unit} {done} of {total}, from {checkpoint.path}"
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -152,7 +177,7 @@ class Session:
         if limit is None:
             yield
         else:
-            with memory_limit(self.policy.device, limit):
+            with memory_limit(self.learner.network.device, limit):
                 yield
 
     def record(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -167,7 +192,7 @@ class Session:
         """A safe place between updates: checkpoint if one is due or these weights are the best, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
-        updates = self.optimiser.updates
+        updates = self.learner.updates
         # where no step was made, an earlier checkpoint may stand there already
         is_due = every is not None and updates % every == 0 and updates != self._saved[0]
         if last or best or asked_to_stop or is_due:
@@ -178,7 +203,7 @@ class Session:
     @property
     def _place(self) -> tuple[int, int]:
         """How far the run is: optimiser steps made, and rounds or steps recorded."""
-        return self.optimiser.updates, self._recorded
+        return self.learner.updates, self._recorded
 
     @contextmanager
     def nothing_lost(self, save: Callable[[], None]) -> Iterator[None]:
@@ -191,9 +216,9 @@ class Session:
         try:
             yield
         except BaseException as error:
-            if self.optimiser.updates == 0 or self._is_stopping:
+            if self.learner.updates == 0 or self._is_stopping:
                 raise
-            if not self.optimiser.is_whole:
+            if not self.learner.optimiser.is_whole:
                 self.progress.note(
                     "The run ended in the middle of an optimiser step, so its weights were not saved. The last "
                     f"checkpoint is as it was. {self._go_on('From there, go on')}"
@@ -230,9 +255,9 @@ class Session:
         """
         self.progress.phase("writing a checkpoint")
         self.folder.sync()
-        path = self.folder.checkpoint_path(self.optimiser.updates)
-        state = {**state, "start_model": self.start_model, "rows": self.fingerprint}
-        save_checkpoint(path, self.policy, self.optimiser, state=state, tables=tables, groups=groups)
+        path = self.folder.checkpoint_path(self.learner.updates)
+        state = {**state, "start_model": self.start.model, "rows": self.rows}
+        save_checkpoint(path, {"policy": self.learner}, state=state, tables=tables, groups=groups)
         self._saved = self._place
         remove_old_checkpoints(
             self.folder.checkpoints(),

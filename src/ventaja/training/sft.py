@@ -7,22 +7,21 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from rich.console import Console
 
 from ventaja.errors import ConfigError, DataError
-from ventaja.functional import token_mean
+from ventaja.functional import nll_loss, token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
 from ventaja.records import Example
-from ventaja.tracking import SFT_COLUMNS, Run, RunFolder, loading
+from ventaja.tracking import SFT_COLUMNS, Progress, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import SftConfig, SftDataConfig
 from ventaja.training.data import hold_out, training_examples
+from ventaja.training.learner import Learner
 from ventaja.training.objective import supervised_objective
 from ventaja.training.prompts import Passes
-from ventaja.training.row_budget import RowBudget, out_of_memory_explained
-from ventaja.training.session import Session
-from ventaja.training.step import update
+from ventaja.training.row_budget import out_of_memory_explained
+from ventaja.training.session import Session, Start
 
 LESS_MEMORY = (
     "Take fewer tokens at once (optimiser.max_tokens), or train adapters (model.lora) instead of all weights."
@@ -52,11 +51,12 @@ def _train(
         if examples is None:
             examples = training_examples(config.data)
         examples, set_aside = hold_out(config, examples)
-        session = Session(config, command=command)
+        start = Start.of(config)
+        policy = start.load(config)
         notes: list[str] = []
-        tokenized, weights = _tokenize(session.policy, examples, config.data, say=notes.append)
-        measured = _tokenize(session.policy, set_aside, config.data, say=notes.append)[0] if set_aside else []
-        session.check_same_rows([example.token_ids for example in tokenized])
+        tokenized, weights = _tokenize(policy, examples, config.data, say=notes.append)
+        measured = _tokenize(policy, set_aside, config.data, say=notes.append)[0] if set_aside else []
+        rows = start.check_same_rows([example.token_ids for example in tokenized])
         run = config.run
         passes = Passes(weights, seed=run.seed)
         steps = run.updates or passes.steps(run.epochs, run.batch_size)
@@ -65,38 +65,28 @@ def _train(
                 f"run.epochs: {run.epochs} epochs use no row at all, so small are the weights in data.source. "
                 "Raise them."
             )
-        session.make_optimiser(total_updates=steps)
-        optimiser = session.optimiser
-        session.start(
-            done=optimiser.updates,
-            total=steps,
-            setting="run.epochs" if run.updates is None else "run.updates",
-            columns=SFT_COLUMNS,
-            unit="step",
-            console=console,
-        )
+        done = int(start.checkpoint.path.name) if start.checkpoint else 0
+        progress = Progress(steps, SFT_COLUMNS, unit="step", start=done, console=console)
+        learner = start.learner(policy, config.optimiser, total_updates=steps, note=progress.note)
+        setting = "run.epochs" if run.updates is None else "run.updates"
+        session = Session(start, config, learner, progress, command=command, rows=rows, setting=setting)
     for note in notes:
-        session.progress.note(note)
+        progress.note(note)
     held_out = HeldOut(session, measured)
 
     def save() -> None:
         session.save({})
 
     with session.running(), session.nothing_lost(save), out_of_memory_explained(LESS_MEMORY):
-        while optimiser.updates < steps:
-            start = time.perf_counter()
-            chosen = passes.batch(optimiser.updates, run.batch_size)
+        while learner.updates < steps:
+            began = time.perf_counter()
+            chosen = passes.batch(learner.updates, run.batch_size)
             batch = Batch.of_examples([tokenized[i] for i in chosen])
-            session.progress.phase("training")
-            report = update(
-                session.policy,
-                optimiser,
-                session.budget,
-                partial(_rows, batch),
-                supervised_objective(batch),
-                token_mean(batch.is_action_ST),
+            progress.phase("training")
+            report = learner.update(
+                partial(_rows, batch), supervised_objective(batch), token_mean(batch.is_action_ST)
             )
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             metrics = {
                 "loss": report.loss,
                 "grad_norm": report.grad_norm,
@@ -104,20 +94,16 @@ def _train(
                 "tokens": float(report.tokens),
                 "tokens_per_second": sum(map(len, batch.prompt_ids + batch.answers)) / seconds,
                 "seconds/training": seconds,
-            }
-            if (swallowed := optimiser.swallowed()) is not None:
-                metrics["rounding/swallowed"] = swallowed
-            last, best = optimiser.updates == steps, False
-            if config.eval.every and (last or optimiser.updates % config.eval.every == 0):
+            } | learner.metrics()
+            last, best = learner.updates == steps, False
+            if config.eval.every and (last or learner.updates % config.eval.every == 0):
                 measurement, best = held_out.measure()
                 metrics |= measurement
-            session.record(optimiser.updates, metrics)
+            session.record(learner.updates, metrics)
             session.pause(save, last=last, best=best)
         if (number := session.folder.best_checkpoint()) is not None:
             where = session.folder.checkpoint_path(number)
-            session.progress.note(
-                f"eval/loss was lowest, {held_out.lowest:.4f}, after step {number}: {where}"
-            )
+            progress.note(f"eval/loss was lowest, {held_out.lowest:.4f}, after step {number}: {where}")
     return Run(run.folder)
 
 
@@ -133,27 +119,17 @@ class HeldOut:
         """The metrics of the weights as they are, and whether these are the best so far."""
         start = time.perf_counter()
         self.session.progress.phase("measuring")
-        loss = held_out_loss(self.session.policy, self.session.budget, self.examples)
+        loss = held_out_loss(self.session.learner, self.examples)
         best = loss < self.lowest
         self.lowest = min(loss, self.lowest)
         return {"eval/loss": loss, "seconds/eval": time.perf_counter() - start}, best
 
 
-@torch.no_grad()
-def held_out_loss(policy: Policy, budget: RowBudget, examples: Sequence[TokenizedExample]) -> float:
+def held_out_loss(learner: Learner, examples: Sequence[TokenizedExample]) -> float:
     """Mean of −log p over all tokens that are answers', in nats."""
     batch = Batch.of_examples(examples)
-    objective = supervised_objective(batch)
-    weight_ST = token_mean(batch.is_action_ST)
-
-    def loss(rows: Sequence[Row]) -> float:
-        total = 0.0
-        for row in rows:
-            loss_M, _ = objective(row, policy.score(row.packed))
-            total += float((loss_M * row.pick(weight_ST).to(loss_M.device)).sum())
-        return total
-
-    return budget.run(partial(_rows, batch), loss)
+    logprob_ST = learner.score(batch, partial(_rows, batch))
+    return float((nll_loss(logprob_ST) * token_mean(batch.is_action_ST)).sum())
 
 
 def _rows(batch: Batch, max_tokens: int) -> list[Row]:
