@@ -274,3 +274,17 @@ def test_bfloat16_hidden_states_have_float32_logits(monkeypatch, fast, entropy):
         assert (spread - exact_spread).abs().max() < 5e-3
     for ours, theirs in zip(grads, exact_grads, strict=True):  # they go back in bfloat16
         assert (ours.float() - theirs).norm() < 0.005 * theirs.norm()
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 0.3, 4.0])
+def test_a_low_temperature_does_not_bring_the_rounding_back(temperature):
+    # divided by 0.01, the bfloat16 rounding of a logit of 20 would be 6 nats
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(40, 96, generator=generator).bfloat16()
+    weight = (torch.randn(700, 96, generator=generator) * 0.6).bfloat16()
+    exact = hidden.double() @ weight.double().t() / temperature
+    ids = exact.topk(3).indices[:, torch.arange(40) % 3].diagonal()
+    logprob, entropy = fused_logprobs(hidden, weight, ids, temperature=temperature, entropy=True)
+    log_p = exact.log_softmax(1)
+    assert (logprob - log_p.gather(1, ids[:, None])[:, 0]).abs().max() < 2e-3
+    assert (entropy + (log_p.exp() * log_p).sum(1)).abs().max() < 1e-2

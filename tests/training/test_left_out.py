@@ -88,7 +88,7 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
                 log_ratio_ST, high, is_action, clip_high=a.clip_high
             )
         report = original(learner, cut, objective, weight_ST, **how)
-        found = {name: report.means.get(name, 0.0) for name in expected}
+        found = {name: report.means[name] for name in expected}
         assert report.tokens == is_action.sum()
         # float32 forward passes over other rows
         assert found == pytest.approx(
@@ -136,8 +136,9 @@ def test_sums_by_hand_if_few_are_left_out():
     members = [0, 1, 2, 3]  # the last group is in another minibatch
     now = table(batch, old_ST + np.log(2))
     still = left_out_sums(batch, members, DAPO, now, moved=False)
-    # four tokens of two answers, each a quarter off
-    assert still == pytest.approx({"tokens": 4.0, "sampling/logprob_gap": 1.0, "approx_kl": 0.0})
+    # four tokens of two answers, each a quarter off; the clip holds none of them
+    held = {"clip_ratio/low": 0.0, "clip_ratio/high": 0.0}
+    assert still == pytest.approx({"tokens": 4.0, "sampling/logprob_gap": 1.0, "approx_kl": 0.0} | held)
     moved = left_out_sums(batch, members, DAPO, now, moved=True)
     # r = 2: (r − 1) − log r, four times
     assert moved["approx_kl"] == pytest.approx(4 * (1 - np.log(2)))

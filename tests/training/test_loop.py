@@ -469,3 +469,30 @@ def test_zero_advantages_are_not_computed(model, tmp_path, monkeypatch):
     run = {"folder": str(tmp_path / "run"), "rounds": 1, "completions_per_round": 16, "trackers": []}
     run_rl(tmp_path / "run", model, algorithm={"name": "dr_grpo", "group_size": 4}, run=run, **same)
     assert seen == [0]
+
+
+@pytest.mark.parametrize("name", ["reinforce", "grpo"])
+def test_answers_that_are_all_masked_are_told_of(name, model, tmp_path):
+    made = scripted(
+        loop(
+            tmp_path / "run", model, algorithm={"name": name, "group_size": 4}, reward={"truncated": "mask"}
+        ),
+        lambda prompt, k: "a" * (5 + k),
+    )
+    notes = []
+    made.progress.note = notes.append
+    made.begin(1)
+    [note] = notes
+    assert "every answer was cut off by sampling.max_tokens, and cut ones are masked" in note
+
+
+def test_a_kl_in_the_reward_that_moves_nothing_makes_no_step(model, tmp_path):
+    made = loop(
+        tmp_path / "run", model, judge=lambda completions: [1.0] * len(completions),
+        algorithm={"name": "rloo", "group_size": 4},
+    )  # fmt: skip
+    round_ = made.begin(1)
+    assert round_.batch.columns["advantage"].count_nonzero() == 0  # the policy is its reference still
+    for index in made.updates(round_):
+        made.update(round_, index)
+    assert made.policy.updates == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,13 +15,17 @@ from pathlib import Path
 
 import pytest
 import tiny_task
+import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from tiny_task import assert_same_run, metrics, names, run_rl, run_sft
 
 from ventaja.errors import RunError
+from ventaja.models import load_policy
 from ventaja.rollouts import LocalEngine
 from ventaja.tracking import Run, RunFolder
 from ventaja.training import rl, session, sft
+from ventaja.training.config import OptimiserConfig
 from ventaja.training.learner import Learner
 from ventaja.training.optimiser import Optimiser
 
@@ -617,3 +622,59 @@ def test_a_part_written_out_is_no_other_setting(whole, model, tmp_path):
              "checkpoint_every": 7, "keep_checkpoints": 3, "max_batch": 3, "trackers": []},
     )  # fmt: skip
     assert_same_run(folder, whole("reinforce"))
+
+
+def test_a_step_that_no_report_tells_of_is_not_saved(whole, model, tmp_path, monkeypatch):
+    """Interrupted right after the optimiser's step: resumed from there, the run would take the step twice."""
+    original, steps = Optimiser.step, 0
+
+    def interrupted(optimiser):
+        nonlocal steps
+        norm = original(optimiser)
+        steps += 1
+        if steps == 14:
+            raise KeyboardInterrupt
+        return norm
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Optimiser, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", model, "ppo", every=4)
+    assert names(tmp_path / "run" / "checkpoints") == ["000012"]
+    run(tmp_path / "run", model, "ppo", resume=True)
+    assert_same_run(tmp_path / "run", whole("ppo"))
+
+
+def test_a_checkpoint_of_the_first_format_in_a_later_epoch(whole, model, tmp_path, monkeypatch):
+    """Then all epochs shared one column of old log-probs; in float32 they differ by rounding alone."""
+    with monkeypatch.context() as patched:
+        kill_at_update(patched, 6)  # round 1 has two epochs of four
+        with pytest.raises(Killed):
+            run(tmp_path / "run", model, "ppo", every=1)
+    training = tmp_path / "run" / "checkpoints" / "000005" / "training"
+    tables = load_file(training / "tables.safetensors")
+    del tables["old_logprob/2"]
+    save_file(tables, training / "tables.safetensors")
+    state = json.loads((training / "state.json").read_text())
+    (training / "state.json").write_text(json.dumps(state | {"format": 1}))
+    run(tmp_path / "run", model, "ppo", resume=True)
+    ours, theirs = metrics(tmp_path / "run")[0], metrics(whole("ppo"))[0]
+    assert theirs["approx_kl"] > 1e-3
+    assert ours["approx_kl"] == pytest.approx(theirs["approx_kl"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_masters_go_on_where_the_precision_is_another(precision, model, tmp_path):
+    """`auto` may mean float32 on the machine that a bfloat16 run is resumed on: masters are more than its weights."""
+    run(tmp_path / "run", model, "bfloat16", rounds=2)
+    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
+    masters = load_file(checkpoint / "training" / "masters.safetensors")
+    optimiser = Optimiser(
+        load_policy(str(checkpoint), device="cpu", precision="float32"), OptimiserConfig(), total_updates=1,
+        compute=getattr(torch, precision),
+    )  # fmt: skip
+    assert any(not torch.equal(optimiser.masters[name], master) for name, master in masters.items())
+    optimiser.load_master_weights(masters)
+    for name, master in masters.items():
+        assert torch.equal(optimiser.masters[name], master)
+        assert torch.equal(optimiser.parameters[name].data, master.to(getattr(torch, precision)))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_task import (
+    LETTERS,
     assert_same_run,
     examples,
     llama,
@@ -295,7 +296,7 @@ def test_without_a_measurement_no_checkpoint_is_the_best(model, tmp_path):
 
 
 def test_what_cannot_be_held_out(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"eval: all 2 examples are held out"):
+    with pytest.raises(ConfigError, match=r"eval: each of the 2 examples is held out"):
         train_sft(held_out_config(tmp_path / "run", model), examples=examples(2), console=quiet())
     with pytest.raises(ConfigError, match=r"eval.size would have no effect: set eval.every"):
         config(tmp_path / "run", model, eval={"size": 3})
@@ -329,3 +330,15 @@ def test_the_learning_rate_does_not_depend_on_other_settings(tmp_path):
     plain = config(tmp_path, "m").optimiser
     assert plain.learning_rate == 2e-5
     assert config(tmp_path, "m", optimiser={"max_tokens": 64}).optimiser.learning_rate == 2e-5
+
+
+def test_examples_that_share_a_held_out_prompt_are_counted(tmp_path, model):
+    given = [Example(id=f"e:{i}", prompt=f"say {LETTERS[i % 3]}:", completion="ab") for i in range(12)]
+    notes = []
+    kept, aside = hold_out(config(tmp_path, model, eval={"every": 1, "size": 1}), given, say=notes.append)
+    assert (len(kept), len(aside)) == (8, 1)
+    assert notes == ["3 examples have the prompt of a held-out one and are not trained on (eval)."]
+    with pytest.raises(
+        ConfigError, match="each of the 4 examples is held out, or has the prompt of one that is"
+    ):
+        hold_out(config(tmp_path, model, eval={"every": 1, "size": 1}), given[::3])

@@ -13,6 +13,13 @@ BLOCK = 256
 
 
 @on_rows
+def _floor(top, within, factor):
+    """Stored numbers above this are summed again. At a low temperature so few nats are less than what storing rounds."""
+    margin = np.float32(within / factor)
+    return top - max(margin, np.abs(top) * np.float32(2**-7)) if within >= 0 else top - margin
+
+
+@on_rows
 def _read(row, hidden, weight, floor, z):
     """z = the stored logits of a block of words, in float32; those above `floor` summed again: Σ_d h_d W_vd."""
     for v in range(len(row)):
@@ -69,7 +76,7 @@ def log_totals(x, hidden, weight, within, factor, token, with_entropy, logprob, 
     V = x.shape[1]
     for n in prange(len(x)):
         top, total, mean = _top(x[n]), np.float32(0), np.float32(0)
-        floor, again = top - np.float32(within / factor), within >= 0
+        floor, again = _floor(top, within, factor), within >= 0
         z = np.empty(BLOCK, dtype=np.float32)
         for start in range(0, V, BLOCK):
             words = min(BLOCK, V - start)
@@ -101,7 +108,7 @@ def logit_gradients(
     V = x.shape[1]
     for n in prange(len(x)):
         a, pull, again = token[n], np.float32(d_logprob[n]), within >= 0
-        floor = _top(x[n]) - np.float32(within / factor)
+        floor = _floor(_top(x[n]), within, factor)
         own = dot(hidden[n], weight[a]) if again else widen(x[n, a])
         log_p = own * np.float32(factor) - log_total[n]
         chosen, slope = exp(log_p), np.float32(0)

@@ -180,15 +180,21 @@ def _load_adapter(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -
     if not (Path(source) / "adapter_model.safetensors").exists():  # peft would go on to the pickle
         raise ModelError(f"adapter {source!r} has no adapter_model.safetensors.{_NO_PICKLE}")
     written = json.loads(config_path.read_text()).get("base_model_name_or_path") or ""
+    kept = kept_base(Path(source))
     try:
-        base = resolve_model(str(kept_base(Path(source)) or written))
+        base = resolve_model(str(kept or written))
         module = _load_weights(base, dtype, trust_remote_code=trust_remote_code)
     except (ModelError, SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error) if isinstance(error, ModelError) else _what_went_wrong(error)
         raise ModelError(
             f"adapter {source!r} cannot be used without the adapter's base, {written!r}, which could not be loaded: "
-            f"{reason} An adapter is only a change to its base. Bring the base back, or write where it is now, a folder "
-            f"or a hub id, as base_model_name_or_path in {config_path}."
+            f"{reason} An adapter is only a change to its base. "
+            + (
+                f"Bring back the run's copy of it, {kept}, or remove that folder. "
+                if kept
+                else "Bring the base back. "
+            )
+            + f"What counts without a copy is base_model_name_or_path in {config_path}: a folder or a hub id."
         ) from error
     return base, attach(module, Path(source), base=base)
 

@@ -72,10 +72,12 @@ def held_out_prompts(config: RlConfig) -> list[Prompt]:
     return prompts_of(source, config.data.system_prompt)
 
 
-def hold_out(config: SftConfig, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def hold_out(
+    config: SftConfig, examples: Sequence[Example], *, say: Callable[[str], None] = lambda text: None
+) -> tuple[list[Example], list[Example]]:
     """The examples to train on, and those whose loss is measured: none unless `eval.every` is set.
 
-    No example to train on asks what one of the others asks.
+    No example to train on asks what one of the others asks; `say` is told how many are left out for that.
     """
     e = config.eval
     if e.every is None:
@@ -89,9 +91,12 @@ def hold_out(config: SftConfig, examples: Sequence[Example]) -> tuple[list[Examp
     kept = unseen(examples, held_out)
     if not kept:
         raise ConfigError(
-            f"eval: all {len(examples)} examples are held out, so none is left to train on. Lower eval.size, or name "
-            "another eval.source."
+            f"eval: each of the {len(examples)} examples is held out, or has the prompt of one that is, so none is left "
+            "to train on. Lower eval.size if there are other prompts, or name another eval.source."
         )
+    alike = len(examples) - len(kept) - (len(held_out) if source is None else 0)
+    if alike > 0:
+        say(f"{alike} examples have the prompt of a held-out one and are not trained on (eval).")
     return kept, held_out
 
 

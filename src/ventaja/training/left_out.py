@@ -101,6 +101,10 @@ def left_out_sums(
         "sampling/logprob_gap": stands_for * float(gap[is_action].sum()),
         "approx_kl": 0.0,
     }
+    if algorithm.uses_clip and not algorithm.is_on_policy:  # it holds none of them
+        sums |= {f"clip_ratio/{side}": 0.0 for side in ("low", "high")}
+        if algorithm.dual_clip is not None:
+            sums["clip_ratio/dual"] = 0.0
     if moved and measured:
         log_ratio = (score(measured) - old_ST)[measured]
         sums["approx_kl"] = stands_for * float(kl_k3(-log_ratio)[is_action].sum())

@@ -92,9 +92,12 @@ def ratio_metrics(
     """
     advantage_ST = batch.columns["advantage"]
     counts_ST = batch.is_action_ST & (advantage_ST != 0) & ~log_ratio_ST.isnan()
-    if algorithm.is_on_policy or not counts_ST.any():
+    if algorithm.is_on_policy:
         return {}
     per_sequence = algorithm.ratio != "token"
+    if not counts_ST.any():  # no advantage but 0: no ratio multiplies one, and the clip holds no answer
+        some = per_sequence and algorithm.uses_clip and takes_part(batch)[list(members)].any()
+        return {"clip_ratio/sequences": 0.0} if some else {}
     if per_sequence:  # all tokens of a sequence have the same: take the first that counts
         one_ST = counts_ST & (counts_ST.cumsum(dim=1) == 1)
         log_ratio = log_ratio_ST[one_ST]

@@ -46,12 +46,10 @@ class PolicyObjective:
         device = logprob.device
         advantage = row.pick(columns["advantage"]).to(device)
         is_action = row.pick(self.batch.is_action_ST).to(device)
-        # On-policy the old log-prob is the new one: the ratio is 1, its gradient that of log π.
-        old = (
-            row.pick(columns[self.old_logprob]).to(device)
-            if self.old_logprob in columns
-            else logprob.detach()
-        )
+        if a.is_on_policy and self.old_logprob not in columns:
+            old = logprob.detach()  # the ratio is 1, and its gradient that of log π
+        else:
+            old = row.pick(columns[self.old_logprob]).to(device)
         log_ratio = self._log_ratio(row, logprob - old)
         if self.log_ratio_ST is not None:
             self.log_ratio_ST[row.sequence_M, row.time_M] = log_ratio.detach().float().cpu()

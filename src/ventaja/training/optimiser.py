@@ -122,9 +122,10 @@ class Optimiser:
         return {name: master for name, (_, master) in self._rounded().items()}
 
     def load_master_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these in place of the module's own, and round them into it."""
-        for name, (_, master) in self._rounded().items():
-            master.copy_(weights[name])
+        """Take these in place of the module's own, and round them into it where it computes in a lower precision."""
+        for name, master in self.masters.items():
+            if name in weights:
+                master.data.copy_(weights[name])
         self._round_into_module()
 
     def state(self) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ class Passes:
             rows.setdefault(weight, []).append(row)
         # The number that was written, not its nearest binary one: ten passes at 0.1 are one whole turn.
         self._rows = {Fraction(str(weight)): np.array(members) for weight, members in rows.items()}
+        self._last: tuple[int, list[int]] = (-1, [])
 
     def begin(self, number: int) -> int:
         """How many rows all passes before this one hold; passes count from 0."""
@@ -45,11 +46,14 @@ class Passes:
 
     def order(self, number: int) -> list[int]:
         """The rows of a pass, in its order."""
+        if self._last[0] == number:
+            return self._last[1]
         chosen = np.sort(
             np.concatenate([self._turns(weight, rows, number) for weight, rows in self._rows.items()])
         )
         order = np.random.default_rng([self.seed, ORDER, number]).permutation(len(chosen))
-        return [int(row) for row in chosen[order]]
+        self._last = (number, [int(row) for row in chosen[order]])
+        return self._last[1]
 
     def _turns(self, weight: Fraction, rows: np.ndarray, number: int) -> np.ndarray:
         """Of rows of one weight, those whose turn it is in a pass."""

@@ -20,7 +20,7 @@ from ventaja.tracking import RL_COLUMNS, Progress, Run, RunFolder, loading
 from ventaja.training.batch import Batch, Row, epoch_column
 from ventaja.training.collecting import Collector
 from ventaja.training.config import RlConfig
-from ventaja.training.credit import assign_advantages, judged_batch
+from ventaja.training.credit import assign_advantages, judged_batch, takes_part
 from ventaja.training.data import held_out_prompts, training_prompts, unseen
 from ventaja.training.evaluation import full_marks, load_rewards, measure
 from ventaja.training.learner import UpdateReport
@@ -87,7 +87,11 @@ def train_rl(
                 console=console,
             )
         session = loop.session
-        with session.running(), session.nothing_lost(loop.checkpoint), out_of_memory_explained(LESS_MEMORY):
+        with (
+            session.running(),
+            session.nothing_lost(loop.checkpoint, is_whole=loop.is_whole),
+            out_of_memory_explained(LESS_MEMORY),
+        ):
             for number in loop.rounds():
                 round_ = loop.state.round or loop.begin(number)
                 for index in loop.updates(round_):
@@ -145,7 +149,7 @@ class RlLoop:
         self.reference = self._reference(start, policy) if self.algorithm.needs_reference else None
         self.state = State(kl_coef=self.algorithm.kl_coef)
         if start.checkpoint:
-            self.state = State.of_checkpoint(start.checkpoint)
+            self.state = State.of_checkpoint(start.checkpoint, self.algorithm)
         self.progress = Progress(config.run.rounds, RL_COLUMNS, start=self.state.rounds_done, console=console)
         self.policy = start.learner(
             policy,
@@ -199,7 +203,7 @@ class RlLoop:
             sampled |= noted.means()
             if self.algorithm.dynamic_sampling:
                 sampled["replaced_groups"] = float(len(replaced))
-            self._explain_nothing_to_compare(number, len(groups) + len(replaced), sampled)
+            self._explain_nothing_to_compare(number, groups, len(groups) + len(replaced), sampled)
             self.progress.phase("training")
             with timed(seconds, "training"):
                 batch = self._credit(number, groups, sampled)
@@ -222,7 +226,9 @@ class RlLoop:
         """One optimiser step on one minibatch, if it teaches anything; then a checkpoint if one is due."""
         algorithm, batch, epoch = self.algorithm, round_.batch, index // self.algorithm.minibatches
         members = self._minibatch(round_.number, batch, index)
-        if not members:  # fewer groups than minibatches: nothing to learn from, and no step without it
+        moves = algorithm.trains_every_token or bool(batch.columns["advantage"][members].any())
+        # Fewer groups than minibatches, or a KL in the reward that moves nothing here: no step with nothing to learn.
+        if not members or (algorithm.kl == "reward" and not moves):
             round_.reports.append(UpdateReport.empty(self.policy.learning_rate))
             self._keep_schedule()
             return
@@ -252,10 +258,9 @@ class RlLoop:
                 entropy=algorithm.entropy_coef != 0,
                 left_out=left_out,
             )
-        round_.reports.append(report)  # at once: whatever fails from here on, the step is made
-        self._keep_schedule()
         ratios = ratio_metrics(batch, members, log_ratio_ST, algorithm)
-        round_.reports[-1] = replace(report, means=report.means | ratios)
+        round_.reports.append(replace(report, means=report.means | ratios))
+        self._keep_schedule()
         self._explain_zero_loss(report)
         if report.stepped and len(round_.reports) < algorithm.updates_per_round:
             self.session.pause(self.checkpoint)
@@ -373,9 +378,16 @@ class RlLoop:
 
     def _keep_schedule(self) -> None:
         """Tell the optimiser how many of the updates planned so far made no step, so that its schedule ends in time."""
+        self.policy.optimiser.unmade = self._planned() - self.policy.updates
+
+    def is_whole(self) -> bool:
+        """False between an optimiser step and its report: a run resumed from there would take the step again."""
+        return self._planned() - self.policy.updates == self.policy.optimiser.unmade
+
+    def _planned(self) -> int:
+        """Updates that the rounds so far had a place for, whether or not they made a step."""
         reports = self.state.round.reports if self.state.round else []
-        planned = self.state.rounds_done * self.algorithm.updates_per_round + len(reports)
-        self.policy.optimiser.unmade = planned - self.policy.updates
+        return self.state.rounds_done * self.algorithm.updates_per_round + len(reports)
 
     def _adapt_kl(self, kl: float) -> None:
         """β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)."""
@@ -429,20 +441,36 @@ class RlLoop:
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 
-    def _explain_nothing_to_compare(self, number: int, groups: int, sampled: dict[str, float]) -> None:
-        """Say that a round's rewards compare nothing: the first time, the tenth, the hundredth, and so on."""
+    def _explain_nothing_to_compare(
+        self, number: int, groups: list[Group], asked: int, sampled: dict[str, float]
+    ) -> None:
+        """Say that a round's rewards compare nothing: the first time, the tenth, the hundredth, and so on.
+
+        Looked at are the answers that take part, with every penalty; a KL in the reward says nothing of answers.
+        """
+        batch, reward_ST = judged_batch(
+            groups, self.config.reward, max_tokens=self.config.sampling.max_tokens
+        )
+        counts = takes_part(batch)
+        masked = int((~counts).sum())
+        aside = f" ({masked} were cut off and are masked: raise sampling.max_tokens)" if masked else ""
         within_groups = self.algorithm.baseline in ("group_mean", "leave_one_out")
         if "reward" not in sampled:
             why = (
                 "no answer has one, because all were None or broken. Check that the prompts have the columns that the "
                 "reward function reads."
             )
-        elif self._penalty_differs(sampled):
-            return
-        elif sampled["reward_std"] == 0:
-            why = f"all {sampled['samples']:.0f} answers have the reward {sampled['reward']:.4g}. {TOO_EASY_OR_HARD}"
+        elif not counts.any():
+            why = (
+                "every answer was cut off by sampling.max_tokens, and cut ones are masked (reward.truncated). Raise "
+                "sampling.max_tokens."
+            )
+        elif len(reward_ST.sum(dim=1)[counts].unique()) == 1:
+            total = f"{sampled['samples']:.0f} answers" if not masked else "answers that take part"
+            value = float(reward_ST.sum(dim=1)[counts][0])
+            why = f"all {total} have the reward {value:.4g}{aside}. {TOO_EASY_OR_HARD}"
         elif within_groups and sampled.get("frac_reward_zero_std") == 1:
-            why = f"in each of the {groups} groups all answers have the same. {TOO_EASY_OR_HARD}"
+            why = f"in each of the {asked} groups all answers have the same{aside}. {TOO_EASY_OR_HARD}"
         else:
             return
         self.rounds_without_comparison += 1
@@ -452,19 +480,6 @@ class RlLoop:
             self.progress.note(
                 f"The rewards of round {number} do not say which answers are better{so_far}: {why}"
             )
-
-    def _penalty_differs(self, sampled: dict[str, float]) -> bool:
-        """True if only some answers lose something for their length."""
-        how, lengths = (
-            self.config.reward,
-            (sampled["completions/mean_length"], sampled["completions/max_length"]),
-        )
-        some_are_cut = 0 < sampled["completions/truncated_fraction"] < 1
-        reaches = (
-            how.overlong_buffer is not None
-            and lengths[1] > self.config.sampling.max_tokens - how.overlong_buffer
-        )
-        return (bool(how.truncation_penalty) and some_are_cut) or (reaches and lengths[0] < lengths[1])
 
     def _explain_slow_judging(self, seconds: dict[str, float]) -> None:
         judging, whole = seconds["judging"], sum(seconds.values())

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ventaja.records import Group, write_groups
-from ventaja.training.batch import Batch
+from ventaja.training.algorithms import Algorithm
+from ventaja.training.batch import Batch, epoch_column
 from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.credit import RunningMean
 from ventaja.training.learner import UpdateReport
@@ -80,7 +81,7 @@ class State:
         return {"state": state, "tables": tables, "groups": self.round.groups}
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Checkpoint) -> State:
+    def of_checkpoint(cls, checkpoint: Checkpoint, algorithm: Algorithm) -> State:
         saved: Mapping[str, Any] = checkpoint.state
         state = cls(
             rounds_done=saved["rounds_done"],
@@ -92,6 +93,10 @@ class State:
             batch = Batch.of_groups(groups)
             batch.is_action_ST = checkpoint.tables.pop("is_action")
             batch.columns = checkpoint.tables
+            if "old_logprob" in batch.columns:  # format 1 had one column for all epochs
+                for epoch in range(algorithm.epochs):
+                    column = epoch_column("old_logprob", algorithm, epoch)
+                    batch.columns.setdefault(column, batch.columns["old_logprob"])
             state.round = Round(
                 state.rounds_done + 1,
                 groups,

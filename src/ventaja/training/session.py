@@ -206,19 +206,21 @@ class Session:
         return self.learner.updates, self._recorded
 
     @contextmanager
-    def nothing_lost(self, save: Callable[[], None]) -> Iterator[None]:
+    def nothing_lost(
+        self, save: Callable[[], None], *, is_whole: Callable[[], bool] = lambda: True
+    ) -> Iterator[None]:
         """If anything at all ends the block, have `save` write what the last checkpoint lacks, then let it pass on.
 
         Whatever it is: an error of ours, a mistake in a user's function, memory, a second Ctrl-C. Nothing is written
         before the first update, nor for a run that was cut off in the middle of an optimiser step: its weights are
-        neither those before nor those after.
+        neither those before nor those after, or (`is_whole`) the rest of the state does not know of the step yet.
         """
         try:
             yield
         except BaseException as error:
             if self.learner.updates == 0 or self._is_stopping:
                 raise
-            if not self.learner.optimiser.is_whole:
+            if not (self.learner.optimiser.is_whole and is_whole()):
                 self.progress.note(
                     "The run ended in the middle of an optimiser step, so its weights were not saved. The last "
                     f"checkpoint is as it was. {self._go_on('From there, go on')}"

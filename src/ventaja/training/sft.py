@@ -50,10 +50,10 @@ def _train(
     with loading(config.model.name, console):
         if examples is None:
             examples = training_examples(config.data)
-        examples, set_aside = hold_out(config, examples)
+        notes: list[str] = []
+        examples, set_aside = hold_out(config, examples, say=notes.append)
         start = Start.of(config)
         policy = start.load(config)
-        notes: list[str] = []
         tokenized, weights = _tokenize(policy, examples, config.data, say=notes.append)
         measured = _tokenize(policy, set_aside, config.data, say=notes.append)[0] if set_aside else []
         rows = start.check_same_rows([example.token_ids for example in tokenized])
