@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel
 from rich_argparse import RichHelpFormatter
 
+from ventaja import yaml
 from ventaja.cli.fields import SHORT_FORMS, TEXT_OR_LIST, Setting, groups_of, settings_of
-from ventaja.cli.runfile import RunFile, explain_yaml, load_yaml, read_run_file
+from ventaja.cli.runfile import RunFile, read_run_file
 from ventaja.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -198,9 +198,9 @@ def _is_mapping(text: str) -> bool:
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{name}:{explain_yaml(error).removeprefix('1:')}") from error
+        return yaml.read(text).value
+    except yaml.NotYaml as error:
+        raise ConfigError(f"--{name}:{str(error).removeprefix('1:')}") from error
 
 
 def _with_places(message: str, file: RunFile, given: dict[str, Any]) -> str:
