@@ -119,6 +119,11 @@ class RunFolder:
         return f"RunFolder({str(self.path)!r})"
 
     @property
+    def name(self) -> str:
+        """The folder's own name, without the path to it."""
+        return self.path.resolve().name
+
+    @property
     def config_path(self) -> Path:
         return self.path / "config.yaml"
 

@@ -10,6 +10,7 @@ from ventaja.errors import RunError, did_you_mean
 from ventaja.records import Group
 from ventaja.records.files import read_groups, read_rollouts
 from ventaja.tracking.folder import RunFolder
+from ventaja.tracking.report import write_report
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,7 +37,7 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.resolve().name
+        return self.folder.name
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,8 +112,6 @@ class Run:
 
     def report(self) -> Path:
         """Writes `report.html` anew, a page that needs no network, and returns its path."""
-        from ventaja.tracking.report import write_report
-
         return write_report(self.path)
 
     def __repr__(self) -> str:

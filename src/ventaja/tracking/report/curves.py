@@ -1,4 +1,4 @@
-"""`report.html`: one page about one run that needs nothing but itself, and pictures of reward curves."""
+"""Metrics over the rounds, as pictures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ventaja.records import Completion, Group, Judgement, Prompt
 from ventaja.records.files import atomic_file
-from ventaja.tracking.run import Run
+from ventaja.tracking.report.markup import escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MOST_POINTS = 1500
-_MOST_CHARACTERS = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,7 @@ class _Chart:
     """A metric that is drawn as ± around the first."""
 
 
-_CHARTS = (
+CHARTS = (
     _Chart(title="Reward (band: one standard deviation)", metrics=("reward",), band="reward_std"),
     _Chart(title="Accuracy on held-out prompts", metrics=("eval/accuracy_sampled", "eval/accuracy_greedy")),
     _Chart(title="Loss", metrics=("loss",)),
@@ -56,32 +53,16 @@ _CHARTS = (
 )
 
 
-def write_report(folder: str | Path) -> Path:
-    """Writes `report.html` into a run's folder, in place of an earlier one, and returns its path.
+@runtime_checkable
+class Columns(Protocol):
+    """What is asked of a run to draw it; `ventaja.Run` is one."""
 
-    Self-contained: the curves are inline SVG and nothing is fetched. All text from the run is escaped.
-    Raises RunError if there is no run in `folder`, or the page cannot be written.
-    """
-    run = Run(folder)
-    metrics = run.metrics
-    sections = [
-        _curves(metrics),
-        _last_metrics(metrics),
-        _samples(run),
-        _settings(run.config),
-    ]
-    facts = [f"{len(metrics)} rounds", f"{len(run.checkpoints)} checkpoints"]
-    if run.folder.command():
-        facts.append(f"<code>{_text(run.folder.command())}</code>")
-    page = _PAGE.format(
-        title=_text(run.name), facts=" · ".join(facts), style=_STYLE, body="\n".join(sections)
-    )
-    with atomic_file(run.folder.report_path, flag=None) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-    return run.folder.report_path
+    def column(self, name: str) -> list[float]:
+        """One metric over the rounds, NaN where a round has no number for it."""
+        ...
 
 
-def reward_curve_svg(runs: Mapping[str, Run], path: str | Path, *, metric: str = "reward") -> Path:
+def reward_curve_svg(runs: Mapping[str, Columns], path: str | Path, *, metric: str = "reward") -> Path:
     """Draws the reward (or another metric) of some runs over their rounds, as one SVG file; returns its path.
 
     The letters are drawn as shapes, so the picture is the same in every viewer. Raises RunError if a run has
@@ -108,13 +89,14 @@ def reward_curve_svg(runs: Mapping[str, Run], path: str | Path, *, metric: str =
     return Path(path)
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+def curves_section(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """A picture of each metric that there is."""
     if not metrics:
         return "<section><h2>Curves</h2><p>No round has ended yet.</p></section>"
     functions = sorted(
         {match[1] for line in metrics for key in line if (match := re.fullmatch(r"rewards/(.+)/mean", key))}
     )
-    charts = [*_CHARTS]
+    charts = [*CHARTS]
     if len(functions) > 1:
         charts.insert(
             1,
@@ -158,11 +140,13 @@ def _chart(chart: _Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
     key = ""
     if len(chart.metrics) > 1:
         names = "".join(
-            f'<span style="color:{colour}">■</span> {_text(name)} '
+            f'<span style="color:{colour}">■</span> {escaped(name)} '
             for name, colour in zip(present, _COLOURS * len(present), strict=False)
         )
         key = f"<small>{names}</small>"
-    return f"<figure><figcaption>{_text(chart.title)}</figcaption>{_svg(figure, shapes=False)}{key}</figure>"
+    return (
+        f"<figure><figcaption>{escaped(chart.title)}</figcaption>{_svg(figure, shapes=False)}{key}</figure>"
+    )
 
 
 def _draw(
@@ -238,86 +222,6 @@ def _svg(figure: Figure, *, shapes: bool) -> str:
     return text[text.index("<svg") :].strip()
 
 
-def _last_metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
-    if not metrics:
-        return ""
-    first: dict[str, Any] = {}
-    last: dict[str, Any] = {}
-    for line in metrics:
-        for name, value in line.items():
-            first.setdefault(name, value)
-            if value is not None:
-                last[name] = value
-    rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_value(first[name])}</td><td>{_value(last.get(name))}</td></tr>"
-        for name in first
-    )
-    return (
-        "<section><h2>Metrics</h2><table><thead><tr><th></th><th>first</th><th>last</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></section>"
-    )
-
-
-def _samples(run: Run) -> str:
-    rounds = run.rollout_rounds
-    if not rounds:
-        return ""
-    parts = []
-    for round in dict.fromkeys((rounds[0], rounds[-1])):
-        groups = run.rollouts(round)
-        parts.append(f"<h3>Round {round}</h3>" + "".join(_group(group) for group in groups[:3]))
-    intro = "<p>The best and the worst completion of a few prompts.</p>"
-    return f"<section><h2>Samples</h2>{intro}{''.join(parts)}</section>"
-
-
-def _group(group: Group) -> str:
-    judgements: Sequence[Judgement | None] = group.judgements or (None,) * len(group)
-    pairs = sorted(zip(group.completions, judgements, strict=True), key=_by_reward, reverse=True)
-    shown = pairs[:1] if len(pairs) == 1 else [pairs[0], pairs[-1]]
-    completions = "".join(_completion(*pair) for pair in shown)
-    return f'<article><pre class="prompt">{_prompt(group.prompt)}</pre>{completions}</article>'
-
-
-def _by_reward(pair: tuple[Completion, Judgement | None]) -> float:
-    judgement = pair[1]
-    return judgement.reward if judgement and math.isfinite(judgement.reward) else -math.inf
-
-
-def _prompt(prompt: Prompt) -> str:
-    if isinstance(prompt.content, str):
-        return _text(_shortened(prompt.content))
-    return "\n".join(
-        f"<b>{_text(turn['role'])}</b> {_text(_shortened(turn['content']))}" for turn in prompt.content
-    )
-
-
-def _completion(completion: Completion, judgement: Judgement | None) -> str:
-    facts = [f"{len(completion)} tokens", f"ended by {completion.stop.value}"]
-    faults = ""
-    if judgement is not None:
-        facts.insert(0, f"reward {judgement.reward:.4g}" if judgement.is_valid else "not judged validly")
-        facts += [f"{name} {_value(score)}" for name, score in judgement.components.items()]
-        faults = "".join(
-            f'<p class="fault">{_text(f"{fault.function}: {fault.error}")}</p>' for fault in judgement.faults
-        )
-    return f"<pre>{_text(_shortened(completion.text))}</pre><small>{_text(' · '.join(facts))}</small>{faults}"
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{_text(key)}</th><td>{_value(value)}</td></tr>" for key, value in _flat(config))
-    return f"<section><h2>Config</h2><table><tbody>{rows}</tbody></table></section>"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat += _flat(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}", value))
-    return flat
-
-
 def _column(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [
         float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
@@ -342,59 +246,3 @@ def _thinned(points: list[Any]) -> list[Any]:
     """At most `_MOST_POINTS` of the points, the last one always, so that a long run's page stays small."""
     step = math.ceil(len(points) / _MOST_POINTS)
     return points if step < 2 else points[::-step][::-1]
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _MOST_CHARACTERS:
-        return text
-    half = _MOST_CHARACTERS // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return _text(str(value))
-
-
-def _text(text: str) -> str:
-    """Escaped for HTML; control characters, which HTML does not allow, become a mark."""
-    return escape(re.sub("[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", text))
-
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin: 0; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.2rem; } h3 { font-size: 1rem; }
-small, .facts { color: #666; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-weight: 600; font-size: .9rem; }
-svg { width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th { text-align: left; font-weight: 500; } thead th { color: #666; }
-th, td { padding: .15rem 1.5rem .15rem 0; border-bottom: 1px solid #eee; }
-td { text-align: right; overflow-wrap: anywhere; }
-article { border: 1px solid #e4e4e4; border-radius: 6px; padding: .75rem 1rem; margin: .75rem 0; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .25rem 0; font-size: .85rem; }
-.prompt { color: #555; } .prompt + pre { margin-top: .75rem; }
-.fault { color: #a33; margin: 0; font-size: .85rem; }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-{body}
-</body>
-</html>
-"""
