@@ -139,7 +139,7 @@ def merge(kind: type[BaseModel], values: dict[str, Any], given: dict[str, Any]) 
 
 def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Sequence[str]) -> dict[str, Any]:
     """The plain values given by flags, by dotted name."""
-    from ventaja.training.validation import nearest
+    from ventaja.training.validation import setting_hint
 
     flags = {f"--{name}": s for s in settings.values() for name in (s.short, s.name) if name}
     open_ended = [
@@ -155,7 +155,9 @@ def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Seq
         flag, equals, _ = token.partition("=")
         if flag.startswith("--") and flag not in {"--", "--help", *flags, *entries}:
             if not any(flag.startswith(mapping) and flag != mapping for mapping in open_ended):
-                raise ConfigError(f"{flag}: no such flag.{nearest(flag, flags)} See {parser.prog} --help.")
+                raise ConfigError(
+                    f"{flag}: no such flag.{setting_hint(flag, flags)} See {parser.prog} --help."
+                )
             parser.add_argument(flag, dest=flag[2:], help=SUPPRESS)
             entries.add(flag)
         if not equals and flag in flags and flags[flag].type == "BOOL":

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -290,6 +290,13 @@ class RunFolder:
             sync(self.metrics_path)
         except OSError as error:
             raise RunError(unwritable(self.metrics_path, error)) from error
+
+
+def numbers(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """One metric over lines of metrics; NaN where a line has no number for it."""
+    return [
+        float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
+    ]
 
 
 class _Kept(NamedTuple):

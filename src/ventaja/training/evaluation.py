@@ -19,8 +19,9 @@ from ventaja.models import load_policy
 from ventaja.records import Completion, Group, Judgement, Prompt, StopReason, write_groups
 from ventaja.records.files import unwritable
 from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_and_judge
+from ventaja.settings import GENERATED
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
-from ventaja.training.config import GENERATED, EvaluationConfig, MixedSourceConfig, RewardConfig
+from ventaja.training.config import EvaluationConfig, MixedSourceConfig, RewardConfig
 from ventaja.training.data import training_prompts
 from ventaja.training.prompts import left_out_note, render_all, room_note
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ventaja.records.files import atomic_file
+from ventaja.tracking.folder import numbers
 from ventaja.tracking.report.markup import escaped
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MOST_POINTS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chart:
+class Chart:
     """One small picture: some metrics over the rounds, in one unit."""
 
     title: str
@@ -35,21 +36,21 @@ class _Chart:
 
 
 CHARTS = (
-    _Chart(title="Reward (band: one standard deviation)", metrics=("reward",), band="reward_std"),
-    _Chart(title="Accuracy on held-out prompts", metrics=("eval/accuracy_sampled", "eval/accuracy_greedy")),
-    _Chart(title="Loss", metrics=("loss",)),
-    _Chart(title="Held-out loss", metrics=("eval/loss",)),
-    _Chart(title="KL to the reference", metrics=("kl",)),
-    _Chart(title="Entropy", metrics=("entropy",)),
-    _Chart(title="Completion length (tokens)", metrics=("completions/mean_length",)),
-    _Chart(title="Fraction of completions cut off", metrics=("completions/truncated_fraction",)),
-    _Chart(title="Fraction of tokens clipped", metrics=("clip_ratio/low", "clip_ratio/high")),
-    _Chart(title="Fraction of groups without a signal", metrics=("frac_reward_zero_std",)),
-    _Chart(title="Fraction of broken judgements", metrics=("broken_fraction",)),
-    _Chart(title="Gradient norm", metrics=("grad_norm",)),
-    _Chart(title="Learning rate", metrics=("learning_rate",)),
-    _Chart(title="Tokens per second", metrics=("tokens_per_second",)),
-    _Chart(title="Seconds per round", metrics=("seconds/sampling", "seconds/judging", "seconds/training")),
+    Chart(title="Reward (band: one standard deviation)", metrics=("reward",), band="reward_std"),
+    Chart(title="Accuracy on held-out prompts", metrics=("eval/accuracy_sampled", "eval/accuracy_greedy")),
+    Chart(title="Loss", metrics=("loss",)),
+    Chart(title="Held-out loss", metrics=("eval/loss",)),
+    Chart(title="KL to the reference", metrics=("kl",)),
+    Chart(title="Entropy", metrics=("entropy",)),
+    Chart(title="Completion length (tokens)", metrics=("completions/mean_length",)),
+    Chart(title="Fraction of completions cut off", metrics=("completions/truncated_fraction",)),
+    Chart(title="Fraction of tokens clipped", metrics=("clip_ratio/low", "clip_ratio/high")),
+    Chart(title="Fraction of groups without a signal", metrics=("frac_reward_zero_std",)),
+    Chart(title="Fraction of broken judgements", metrics=("broken_fraction",)),
+    Chart(title="Gradient norm", metrics=("grad_norm",)),
+    Chart(title="Learning rate", metrics=("learning_rate",)),
+    Chart(title="Tokens per second", metrics=("tokens_per_second",)),
+    Chart(title="Seconds per round", metrics=("seconds/sampling", "seconds/judging", "seconds/training")),
 )
 
 
@@ -100,32 +101,32 @@ def curves_section(metrics: Sequence[Mapping[str, Any]]) -> str:
     if len(functions) > 1:
         charts.insert(
             1,
-            _Chart(title="Rewards, one by one", metrics=tuple(f"rewards/{name}/mean" for name in functions)),
+            Chart(title="Rewards, one by one", metrics=tuple(f"rewards/{name}/mean" for name in functions)),
         )
     named = {metric for chart in charts for metric in chart.metrics}
     more = sorted({key for line in metrics for key in line if key.startswith("eval/")} - named)
-    charts += [_Chart(title=key, metrics=(key,)) for key in more]
+    charts += [Chart(title=key, metrics=(key,)) for key in more]
     figures = [drawn for chart in charts if (drawn := _chart(chart, metrics))]
     intro = "<p>In a long run the pale line is each round and the bold one the mean around it.</p>"
     return f'<section><h2>Curves</h2>{intro}<div class="charts">{"".join(figures)}</div></section>'
 
 
-def _chart(chart: _Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
+def _chart(chart: Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
     """The chart as HTML, or "" if no round has any of its metrics."""
     from matplotlib.figure import Figure
 
-    rounds = _column(metrics, "round")
+    rounds = numbers(metrics, "round")
     present = [
-        name for name in chart.metrics if any(math.isfinite(value) for value in _column(metrics, name))
+        name for name in chart.metrics if any(math.isfinite(value) for value in numbers(metrics, name))
     ]
     if not present:
         return ""
     figure = Figure(figsize=(4.4, 2.3), layout="constrained")
     axes = figure.subplots()
     for name, colour in zip(present, _COLOURS * len(present), strict=False):
-        values = _column(metrics, name)
+        values = numbers(metrics, name)
         if chart.band:
-            spread = _column(metrics, chart.band)
+            spread = numbers(metrics, chart.band)
             points = _thinned([point for point in zip(rounds, values, spread, strict=True) if _finite(point)])
             axes.fill_between(
                 [x for x, _, _ in points],
@@ -220,12 +221,6 @@ def _svg(figure: Figure, *, shapes: bool) -> str:
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
     text = buffer.getvalue()
     return text[text.index("<svg") :].strip()
-
-
-def _column(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [
-        float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
-    ]
 
 
 def _finite(point: Sequence[float]) -> bool:

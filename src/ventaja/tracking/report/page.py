@@ -11,6 +11,7 @@ from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.curves import curves_section
 from ventaja.tracking.report.markup import as_value, escaped
 from ventaja.tracking.report.samples import samples_section
+from ventaja.tracking.words import counted
 
 
 def write_report(path: str | Path) -> Path:
@@ -27,7 +28,7 @@ def write_report(path: str | Path) -> Path:
         samples_section(folder),
         _settings(folder.config()),
     ]
-    facts = [f"{len(metrics)} rounds", f"{len(folder.checkpoints())} checkpoints"]
+    facts = [counted(len(metrics), "round"), counted(len(folder.checkpoints()), "checkpoint")]
     if folder.command():
         facts.append(f"<code>{escaped(folder.command())}</code>")
     page = _PAGE.format(
@@ -60,16 +61,16 @@ def _last_metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _settings(config: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escaped(key)}</th><td>{as_value(value)}</td></tr>" for key, value in _flat(config)
+        f"<tr><th>{escaped(key)}</th><td>{as_value(value)}</td></tr>" for key, value in _dotted(config)
     )
     return f"<section><h2>Config</h2><table><tbody>{rows}</tbody></table></section>"
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _dotted(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            flat += _flat(value, f"{prefix}{key}.")
+            flat += _dotted(value, f"{prefix}{key}.")
         else:
             flat.append((f"{prefix}{key}", value))
     return flat

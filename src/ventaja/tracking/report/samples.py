@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ventaja.records import Completion, Group, Judgement, Prompt, read_groups
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.markup import as_value, escaped
+from ventaja.tracking.words import shortened
 
 _MOST_CHARACTERS = 3000
 
@@ -40,9 +41,10 @@ def _by_reward(pair: tuple[Completion, Judgement | None]) -> float:
 
 def _prompt(prompt: Prompt) -> str:
     if isinstance(prompt.content, str):
-        return escaped(_shortened(prompt.content))
+        return escaped(shortened(prompt.content, _MOST_CHARACTERS))
     return "\n".join(
-        f"<b>{escaped(turn['role'])}</b> {escaped(_shortened(turn['content']))}" for turn in prompt.content
+        f"<b>{escaped(turn['role'])}</b> {escaped(shortened(turn['content'], _MOST_CHARACTERS))}"
+        for turn in prompt.content
     )
 
 
@@ -56,11 +58,4 @@ def _completion(completion: Completion, judgement: Judgement | None) -> str:
             f'<p class="fault">{escaped(f"{fault.function}: {fault.error}")}</p>'
             for fault in judgement.faults
         )
-    return f"<pre>{escaped(_shortened(completion.text))}</pre><small>{escaped(' · '.join(facts))}</small>{faults}"
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _MOST_CHARACTERS:
-        return text
-    half = _MOST_CHARACTERS // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    return f"<pre>{escaped(shortened(completion.text, _MOST_CHARACTERS))}</pre><small>{escaped(' · '.join(facts))}</small>{faults}"
