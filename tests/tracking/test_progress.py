@@ -149,7 +149,7 @@ def test_columns_are_values() -> None:
 
 def test_no_blocks_where_the_terminal_cannot_show_them() -> None:
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    with Progress(1, console=Console(file=file, width=80), interactive=False) as progress:
+    with Progress(1, console=Console(file=file, width=80)) as progress:
         progress.update(1, {"reward": 1.0})
     file.flush()
 

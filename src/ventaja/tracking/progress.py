@@ -72,7 +72,7 @@ class Progress:
             progress.update(round, metrics)   # rounds count from 1: `round` of `total` are done
 
     On a terminal one live display is redrawn in place. Anywhere else (a pipe, CI, a notebook) each update is
-    a short line, at most one in about `seconds_between_lines`, and the last one always. `interactive` overrides the choice.
+    a short line, at most one in about `seconds_between_lines`, and the last one always.
     A resumed run gives as `start` how many are done already.
     """
 
@@ -84,7 +84,6 @@ class Progress:
         unit: str = "round",
         start: int = 0,
         console: Console | None = None,
-        interactive: bool | None = None,
         seconds_between_lines: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,7 +91,7 @@ class Progress:
         self._total = total
         self._columns = tuple(columns)
         self._unit = unit
-        self._interactive = self.console.is_interactive if interactive is None else interactive
+        self._interactive = self.console.is_interactive
         self._clock = clock
         self._seconds_between_lines = seconds_between_lines
         self._done = start
