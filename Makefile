@@ -47,5 +47,5 @@ $(RUN): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST): $(RUN)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype datasets ruff mypy import-linter types-PyYAML
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype datasets ruff mypy import-linter
 	touch $@

@@ -22,7 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-import yaml
+from ruamel.yaml import YAML
 
 from ventaja import EvaluationConfig, RlConfig, SftConfig, evaluate, parse, train_rl, train_sft
 from ventaja.cli import prepare_process
@@ -163,7 +163,7 @@ def results() -> list[dict[str, Any]]:
 
 
 def read(name: str) -> dict[str, Any]:
-    settings: dict[str, Any] = yaml.safe_load((TASK / name).read_text())
+    settings: dict[str, Any] = YAML(typ="safe").load(TASK / name)
     return settings
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import ventaja
+from ventaja import yaml
 from ventaja.cli.algorithms import algorithms_markdown
 from ventaja.cli.fields import settings_of
 from ventaja.training.config import RlConfig, parse
@@ -32,9 +33,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readmes_run_file_is_valid(tmp_path: Path) -> None:
-    import yaml
-
-    config = parse(RlConfig, yaml.safe_load(blocks("yaml")[0]))
+    config = parse(RlConfig, yaml.read(blocks("yaml")[0]).value)
     assert config.algorithm.name == "grpo"
     assert config.run.rounds == 50
 
@@ -145,10 +144,8 @@ def test_every_recorded_metric_is_documented(algorithm: dict[str, object], tmp_p
 
 
 def test_the_demos_held_out_problems_are_those_it_does_not_train_on() -> None:
-    import yaml
-
     eval_, sft, rl = (
-        yaml.safe_load((ROOT / "examples" / "arithmetic" / f"{name}.yaml").read_text())["data"]
+        yaml.read((ROOT / "examples" / "arithmetic" / f"{name}.yaml").read_text()).value["data"]
         for name in ("eval", "sft", "rl")
     )
     assert sft["exclude"] == rl["exclude"] == [eval_]
@@ -160,8 +157,6 @@ def test_all_public_names_exist() -> None:
 
 
 def test_the_page_on_data_runs_and_is_valid() -> None:
-    import yaml
-
     from ventaja.training.config import SftConfig
 
     page = (ROOT / "docs" / "data.md").read_text()
@@ -172,7 +167,7 @@ def test_the_page_on_data_runs_and_is_valid() -> None:
         # alternatives stand below each other: one line each, with a comment
         for text in block.splitlines() if "#" in block else [block]:
             config = parse(
-                SftConfig, {"model": "m", "data": "d", "run": {"folder": "f"}, **yaml.safe_load(text)}
+                SftConfig, {"model": "m", "data": "d", "run": {"folder": "f"}, **yaml.read(text).value}
             )
             weights.append([source.weight for source in config.data.sources])
     assert weights == [[2.0, 0.5, 1.0], [1.0], [1.0], [1.0]]

@@ -14,7 +14,7 @@ from typing import Any
 
 import reasoning_gym
 import torch
-import yaml
+from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 BATCH = 64
@@ -68,7 +68,7 @@ def _of_one_length(ids: list[list[int]], most: int) -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    settings = yaml.safe_load((Path(__file__).parent / "eval.yaml").read_text())
+    settings = YAML(typ="safe").load(Path(__file__).parent / "eval.yaml")
     for sampled in (True, False):
         accuracy = plain_accuracy(sys.argv[1], settings, sampled=sampled)
         print(f"{'sampled' if sampled else 'greedy'} {accuracy:.1%}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from plain import plain_accuracy
 from rich.console import Console
+from ruamel.yaml import YAML
 
 from ventaja import (
     Evaluation,
@@ -63,7 +63,7 @@ def measure(model: str, console: Console) -> Evaluation:
 
 def read(name: str) -> dict:
     """A run file beside this one."""
-    return yaml.safe_load((HERE / name).read_text())
+    return YAML(typ="safe").load(HERE / name)
 
 
 def _with(values: dict, folder: Path, seed: int) -> dict:

@@ -12,7 +12,7 @@ from ventaja.records import Example, Message, Prompt
 from ventaja.tracking import Run
 from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
 from ventaja.training.config import algorithm_settings, setting_names
-from ventaja.training.validation import nearest
+from ventaja.training.validation import setting_hint
 
 PromptLike = str | Sequence[Message] | Mapping[str, Any]
 """Text, chat messages, or a row: a mapping with `prompt` (either of them) or `messages`, and further columns."""
@@ -115,7 +115,7 @@ def _values(
 ) -> dict[str, Any]:
     for name, group in groups.items():
         if not isinstance(group, Mapping):
-            hint = "" if name in kind.model_fields else nearest(name, setting_names(kind))
+            hint = "" if name in kind.model_fields else setting_hint(name, setting_names(kind))
             raise ConfigError(f"{name}: must be a mapping of settings, not {type(group).__name__}.{hint}")
     values: dict[str, Any] = {name: dict(group) for name, group in groups.items()}
     values["model"] = model

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "bfloat16", "float32"]
+
+GENERATED = "reasoning_gym:"
+"""What the name of a source begins with whose rows are made from a seed."""
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+"""Of a source or a reward that is given none."""
 
 
 class Settings(BaseModel):

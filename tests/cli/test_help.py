@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ventaja import yaml
 from ventaja.cli import main
 from ventaja.cli.algorithms import COLUMNS
 from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
 from ventaja.cli.reference import reference
-from ventaja.cli.runfile import load_yaml
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
 
@@ -66,7 +66,7 @@ def test_short_forms_are_the_configs():
 
 def test_defaults_are_written_as_a_run_file_reads_them():
     for value in (1e-5, 0.0, 1.0, 0.999, 3, True, None, "auto", [0.9, 0.999], {"a": 1e-7}, [], {}):
-        assert load_yaml(as_text(value)) == value
+        assert yaml.read(as_text(value)).value == value
 
 
 def test_the_committed_page_of_settings_is_up_to_date():

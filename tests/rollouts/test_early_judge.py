@@ -11,7 +11,7 @@ from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import RewardError
 from ventaja.models import Policy
 from ventaja.records import Completion, Group, Prompt, StopReason
-from ventaja.rollouts import Engine, Request, Sampling, sample_and_judge
+from ventaja.rollouts import Asked, Engine, Request, Sampling, sample_and_judge
 from ventaja.rollouts.early_judge import EarlyJudge
 
 WAIT = 20.0
@@ -43,8 +43,9 @@ def world(judge: object = numbers) -> Environment:
 
 def run(engine: Engine, environment: Environment, limit: float) -> list[Group]:
     return sample_and_judge(
-        engine, environment, PROMPTS, IDS, Sampling(),
-        size=2, seeds=[(0, place) for place in range(5)], overlap=True, max_broken_fraction=limit,
+        engine, environment,
+        Asked(prompts=PROMPTS, prompt_ids=IDS, seeds=[(0, place) for place in range(5)], size=2),
+        Sampling(), overlap=True, max_broken_fraction=limit,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ventaja.errors import DataError
 from ventaja.models import Bundle, Policy, pack_row
 from ventaja.records import Completion, Prompt, StopReason
 from ventaja.rollouts import (
+    Asked,
     Interrupted,
     LocalEngine,
     Request,
@@ -255,11 +256,13 @@ def test_groups_are_prompts_with_their_completions() -> None:
     prompts = [Prompt(id="a", content="?"), Prompt(id="b", content="!")]
     groups = sample_groups(
         LocalEngine(restless_policy("llama")),
-        prompts,
-        [r.prompt_ids for r in REQUESTS[:2]],
+        Asked(
+            prompts=prompts,
+            prompt_ids=[r.prompt_ids for r in REQUESTS[:2]],
+            seeds=[r.seed for r in REQUESTS[:2]],
+            size=2,
+        ),
         LONG,
-        size=2,
-        seeds=[r.seed for r in REQUESTS[:2]],
     )
     assert [g.prompt for g in groups] == prompts
     assert [g.prompt_ids for g in groups] == [r.prompt_ids for r in REQUESTS[:2]]

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-import yaml
 
+from ventaja import yaml
 from ventaja.errors import ConfigError, RunError
 from ventaja.records import Completion, Group, Prompt, StopReason, write_groups
 from ventaja.tracking import Run, RunFolder
@@ -60,7 +60,7 @@ def test_create_makes_the_folder(tmp_path: Path) -> None:
         "kl": "k3",
         "to": "a",
     }
-    assert yaml.safe_load(text) == expected == folder.config()
+    assert yaml.read(text).value == expected == folder.config()
     assert folder.command() == "ventaja rl run.yaml"
 
 
@@ -393,3 +393,23 @@ def test_a_config_that_was_cut_off(tmp_path: Path) -> None:
     folder.config_path.write_text("# command: x\n")
     with pytest.raises(RunError, match="holds no settings"):
         _ = Run(folder.path).config
+
+
+def test_a_config_as_earlier_versions_wrote_it_is_read(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.config_path.write_text(
+        "# command: ventaja rl run.yaml\nmodel:\n  name: 'no'\n  lora: null\noptimiser:\n  learning_rate: 1.0e-05\n"
+        "  betas:\n  - 0.9\n  - 0.999\nsampling:\n  stop:\n  - \"\\n\"\n  - '1:30'\n  - '010'\n"
+    )
+    assert folder.config() == {
+        "model": {"name": "no", "lora": None},
+        "optimiser": {"learning_rate": 1e-5, "betas": [0.9, 0.999]},
+        "sampling": {"stop": ["\n", "1:30", "010"]},
+    }
+
+
+def test_a_config_that_is_no_yaml_names_its_line(tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    folder.config_path.write_text("model: x\nrun: [1\n")
+    with pytest.raises(RunError, match=r"config\.yaml:3: this is not valid YAML: expected ',' or '\]'"):
+        folder.config()

@@ -12,7 +12,7 @@ import pytest
 from ventaja.errors import RunError
 from ventaja.records import Completion, Fault, Group, Judgement, Message, Prompt, StopReason, write_groups
 from ventaja.tracking import Run, RunFolder, reward_curve_svg, write_report
-from ventaja.tracking.report import _moving_average
+from ventaja.tracking.report.curves import _moving_average
 
 EVIL = "<script>alert('x')</script> & \x00\x1b[31m $x_1^{"
 

@@ -11,7 +11,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import yaml
 from safetensors import SafetensorError
 from tiny_task import (
     assert_same_run,
@@ -25,6 +24,7 @@ from tiny_task import (
     share_of_a,
 )
 
+from ventaja import yaml
 from ventaja.cli.fields import settings_of
 from ventaja.environments import Reward
 from ventaja.errors import ConfigError, DataError, ModelError, RewardError, RunError, VentajaError
@@ -418,7 +418,7 @@ def test_a_resolved_config_is_a_run_file(kind, values):
     """config.yaml says how to do it again."""
     values = {"model": "m", "data": "d.jsonl", "run": {"folder": "f"}, **values}
     config = parse(kind, {name: group for name, group in values.items() if group is not None})
-    written = yaml.safe_load(yaml.safe_dump(resolved(config)))
+    written = yaml.read(yaml.written(resolved(config))).value
     assert parse(kind, written) == config
 
 

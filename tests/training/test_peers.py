@@ -13,7 +13,7 @@ from ventaja.errors import ConfigError
 from ventaja.training import EvaluationConfig, RlConfig, SftConfig, parse
 from ventaja.training.config import setting_names
 from ventaja.training.peers import PEERS
-from ventaja.training.validation import nearest
+from ventaja.training.validation import setting_hint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming-from-trl.md").read_text(encoding="utf-8")
 NAMES = {kind: setting_names(kind) for kind in (RlConfig, SftConfig, EvaluationConfig)}
@@ -53,8 +53,8 @@ def test_each_name_leads_to_its_setting(peer):
     for kind, names in NAMES.items():
         own = [setting for setting in peer.settings if setting in names]
         if own:
-            assert f"{own[0]!r}" in nearest(peer.name, names), kind
-            assert f"'--{own[0]}'" in nearest(f"--{peer.name}", [f"--{name}" for name in names]), kind
+            assert f"{own[0]!r}" in setting_hint(peer.name, names), kind
+            assert f"'--{own[0]}'" in setting_hint(f"--{peer.name}", [f"--{name}" for name in names]), kind
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_each_name_leads_to_its_setting(peer):
 )
 def test_hints(name, hint):
     names = [f"--{known}" if name.startswith("--") else known for known in NAMES[RlConfig]]
-    assert nearest(name, names) == hint
+    assert setting_hint(name, names) == hint
 
 
 def test_a_name_means_what_the_command_can_do():
-    assert "'run.completions_per_round'" in nearest("per_device_train_batch_size", NAMES[RlConfig])
-    assert "'run.batch_size'" in nearest("per_device_train_batch_size", NAMES[SftConfig])
-    assert nearest("num_generations", NAMES[SftConfig]) == (
+    assert "'run.completions_per_round'" in setting_hint("per_device_train_batch_size", NAMES[RlConfig])
+    assert "'run.batch_size'" in setting_hint("per_device_train_batch_size", NAMES[SftConfig])
+    assert setting_hint("num_generations", NAMES[SftConfig]) == (
         " TRL's 'num_generations' is 'algorithm.group_size' here, a setting of another command."
     )
 

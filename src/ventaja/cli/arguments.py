@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel
 from rich_argparse import RichHelpFormatter
 
+from ventaja import yaml
 from ventaja.cli.fields import SHORT_FORMS, TEXT_OR_LIST, Setting, groups_of, settings_of
-from ventaja.cli.runfile import RunFile, explain_yaml, load_yaml, read_run_file
+from ventaja.cli.runfile import RunFile, read_run_file
 from ventaja.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -139,7 +139,7 @@ def merge(kind: type[BaseModel], values: dict[str, Any], given: dict[str, Any]) 
 
 def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Sequence[str]) -> dict[str, Any]:
     """The plain values given by flags, by dotted name."""
-    from ventaja.training.validation import nearest
+    from ventaja.training.validation import setting_hint
 
     flags = {f"--{name}": s for s in settings.values() for name in (s.short, s.name) if name}
     open_ended = [
@@ -155,7 +155,9 @@ def _parse_flags(parser: ArgumentParser, settings: dict[str, Setting], argv: Seq
         flag, equals, _ = token.partition("=")
         if flag.startswith("--") and flag not in {"--", "--help", *flags, *entries}:
             if not any(flag.startswith(mapping) and flag != mapping for mapping in open_ended):
-                raise ConfigError(f"{flag}: no such flag.{nearest(flag, flags)} See {parser.prog} --help.")
+                raise ConfigError(
+                    f"{flag}: no such flag.{setting_hint(flag, flags)} See {parser.prog} --help."
+                )
             parser.add_argument(flag, dest=flag[2:], help=SUPPRESS)
             entries.add(flag)
         if not equals and flag in flags and flags[flag].type == "BOOL":
@@ -198,9 +200,9 @@ def _is_mapping(text: str) -> bool:
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{name}:{explain_yaml(error).removeprefix('1:')}") from error
+        return yaml.read(text).value
+    except yaml.NotYaml as error:
+        raise ConfigError(f"--{name}:{str(error).removeprefix('1:')}") from error
 
 
 def _with_places(message: str, file: RunFile, given: dict[str, Any]) -> str:

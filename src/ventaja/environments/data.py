@@ -6,7 +6,6 @@ Every row must be usable. The first one that is not ends the reading, with its p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from ventaja.environments._hints import clipped, kind, listed
@@ -14,11 +13,11 @@ from ventaja.environments.sources import Row, rows
 from ventaja.environments.verifiers import GIVEN
 from ventaja.errors import DataError, did_you_mean, nearest
 from ventaja.records import Example, Message, Prompt
+from ventaja.settings import NO_OPTIONS
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """The roles that a chat message may have."""
 
-_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 _ASKING = ("question", "problem", "instruction", "query", "input", "text", "conversations", "conversation")
 _ANSWERING = ("response", "answer", "output", "solution", "target", "chosen")
 
@@ -26,7 +25,7 @@ _ANSWERING = ("response", "answer", "output", "solution", "target", "chosen")
 def load_prompts(
     source: str,
     *,
-    options: Mapping[str, Any] = _NO_OPTIONS,
+    options: Mapping[str, Any] = NO_OPTIONS,
     size: int | None = None,
     seed: int = 0,
     system_prompt: str | None = None,
@@ -56,7 +55,7 @@ def load_prompts(
 def load_examples(
     source: str,
     *,
-    options: Mapping[str, Any] = _NO_OPTIONS,
+    options: Mapping[str, Any] = NO_OPTIONS,
     size: int | None = None,
     seed: int = 0,
     system_prompt: str | None = None,

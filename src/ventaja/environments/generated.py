@@ -9,9 +9,8 @@ from typing import Any
 from ventaja.environments._hints import listed
 from ventaja.environments._worker import build_reasoning_gym
 from ventaja.errors import ConfigError, DataError, did_you_mean
+from ventaja.settings import GENERATED
 
-PREFIX = "reasoning_gym:"
-"""What the name of such a source begins with."""
 SIZE = 1000
 """Rows, if nobody says how many."""
 
@@ -20,7 +19,7 @@ def generated_rows(
     source: str, options: Mapping[str, Any], size: int | None, seed: int
 ) -> Iterator[dict[str, Any]]:
     """The columns of each row of `reasoning_gym:NAME`."""
-    name = source.removeprefix(PREFIX)
+    name = source.removeprefix(GENERATED)
     size = SIZE if size is None else size
     try:
         from reasoning_gym.factory import DATASETS

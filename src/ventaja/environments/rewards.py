@@ -12,15 +12,14 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from ventaja.environments._calls import failure
 from ventaja.environments._hints import listed
 from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction, built_in
 from ventaja.errors import ConfigError, did_you_mean
-
-_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+from ventaja.settings import GENERATED, NO_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def load_reward(
     *,
     name: str | None = None,
     weight: float = 1.0,
-    options: Mapping[str, Any] = _NO_OPTIONS,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Reward:
     """A reward from a function, or from the words that name one.
 
@@ -90,7 +89,7 @@ def default_rewards(source: str) -> tuple[Reward, ...]:
     Raises:
         ConfigError: the source has none.
     """
-    if source.startswith("reasoning_gym:"):
+    if source.startswith(GENERATED):
         return (load_reward("reasoning_gym"),)
     raise ConfigError(
         f"the prompts of {source!r} bring no reward of their own. Name one: 'file.py:function', "

@@ -11,9 +11,10 @@ from typing import Any
 
 from ventaja.environments._hints import listed
 from ventaja.environments.files import ENDINGS, file_rows, files_of
-from ventaja.environments.generated import PREFIX, generated_rows
+from ventaja.environments.generated import generated_rows
 from ventaja.environments.named import is_saved, named_rows, saved_rows
 from ventaja.errors import ConfigError, DataError, did_you_mean
+from ventaja.settings import GENERATED
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def rows(source: str, options: Mapping[str, Any], size: int | None, seed: int) -
 
 
 def _all_rows(source: str, options: Mapping[str, Any], size: int | None, seed: int) -> Iterator[Row]:
-    if source.startswith(PREFIX):
+    if source.startswith(GENERATED):
         for index, columns in enumerate(generated_rows(source, options, size, seed)):
             yield Row(f"{source}:{index}", f"{source}:{index}", columns, completion="answer")
         return
@@ -73,7 +74,7 @@ def _all_rows(source: str, options: Mapping[str, Any], size: int | None, seed: i
 
 def _check_name(source: str) -> None:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith((".", "/", "~")):
-        hint = did_you_mean(source.partition(":")[0], [PREFIX.rstrip(":")]) if ":" in source else ""
+        hint = did_you_mean(source.partition(":")[0], [GENERATED.rstrip(":")]) if ":" in source else ""
         raise DataError(
             f"{source!r} is no source.{hint} A source is a file ({listed(ENDINGS)}), a folder of such files, a glob "
             "such as 'data/*.jsonl', 'reasoning_gym:NAME', or a data set's name such as 'org/name'."

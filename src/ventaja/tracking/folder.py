@@ -6,14 +6,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import yaml
-
+from ventaja import yaml
 from ventaja.errors import ConfigError, RunError
 from ventaja.records.files import atomic_file, sync, unwritable
 from ventaja.tracking.lock import HOLDER, LOCK, locked
@@ -43,7 +42,7 @@ class RunFolder:
         for a setting that YAML cannot hold.
         """
         folder = cls(path)
-        text = yaml.safe_dump(_plain(config, "config"), sort_keys=False, allow_unicode=True)
+        text = yaml.written(_plain(config, "config"))
         folder.check_is_free()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -120,6 +119,11 @@ class RunFolder:
         return f"RunFolder({str(self.path)!r})"
 
     @property
+    def name(self) -> str:
+        """The folder's own name, without the path to it."""
+        return self.path.resolve().name
+
+    @property
     def config_path(self) -> Path:
         return self.path / "config.yaml"
 
@@ -175,9 +179,11 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved config."""
         try:
-            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            config = yaml.read(self.config_path.read_text(encoding="utf-8")).value
+        except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config_path}: cannot be read: {error}") from error
+        except yaml.NotYaml as error:
+            raise RunError(f"{self.config_path}:{error}") from error
         if not isinstance(config, dict):
             raise RunError(
                 f"{self.config_path}: holds no settings. The run was killed as it began: begin it anew."
@@ -284,6 +290,13 @@ class RunFolder:
             sync(self.metrics_path)
         except OSError as error:
             raise RunError(unwritable(self.metrics_path, error)) from error
+
+
+def numbers(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """One metric over lines of metrics; NaN where a line has no number for it."""
+    return [
+        float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
+    ]
 
 
 class _Kept(NamedTuple):

@@ -19,6 +19,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ventaja.tracking.words import number, shortened
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -47,22 +49,18 @@ RL_COLUMNS = (
 SFT_COLUMNS = (
     Column(metric="loss", label="loss", format=".4f", sparkline=True),
     Column(metric="eval/loss", label="held out", format=".4f"),
-    Column(metric="accuracy", label="accuracy", format=".1%"),
     Column(metric="grad_norm", label="grad norm", format=".3g"),
     Column(metric="learning_rate", label="lr", format=".2e"),
     Column(metric="tokens_per_second", label="tok/s", format=",.0f"),
 )
 """For the steps of supervised and reward-model training."""
 
-EVAL_COLUMNS = (
-    Column(metric="eval/accuracy_greedy", label="greedy", format=".1%"),
-    Column(metric="eval/accuracy_sampled", label="sampled", format=".1%"),
-    Column(metric="tokens_per_second", label="tok/s", format=",.0f"),
-)
+EVAL_COLUMNS = (Column(metric="tokens_per_second", label="tok/s", format=",.0f"),)
 """For an evaluation."""
 
 _SECONDS_BETWEEN_SAMPLES = 30.0
 _SPARKLINE_WIDTH = 16
+_MOST_CHARACTERS = 800
 
 
 class Progress:
@@ -74,7 +72,7 @@ class Progress:
             progress.update(round, metrics)   # rounds count from 1: `round` of `total` are done
 
     On a terminal one live display is redrawn in place. Anywhere else (a pipe, CI, a notebook) each update is
-    a short line, at most one in about `seconds_between_lines`, and the last one always. `interactive` overrides the choice.
+    a short line, at most one in about `seconds_between_lines`, and the last one always.
     A resumed run gives as `start` how many are done already.
     """
 
@@ -86,7 +84,6 @@ class Progress:
         unit: str = "round",
         start: int = 0,
         console: Console | None = None,
-        interactive: bool | None = None,
         seconds_between_lines: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,7 +91,7 @@ class Progress:
         self.total = total
         self._columns = tuple(columns)
         self.unit = unit
-        self._interactive = self.console.is_interactive if interactive is None else interactive
+        self._interactive = self.console.is_interactive
         self._clock = clock
         self._seconds_between_lines = seconds_between_lines
         self.start = start
@@ -137,7 +134,7 @@ class Progress:
         self._marks.append((self._clock(), round))
         self._done = round
         for column in self._columns:
-            value = _number(metrics.get(column.metric))
+            value = number(metrics.get(column.metric))
             if value is not None:
                 self._metrics[column.metric] = value
             if column.sparkline and column.metric in metrics:
@@ -161,7 +158,8 @@ class Progress:
         if reward is not None:
             title += " · broken" if math.isnan(reward) else f" · reward {reward:.3g}"
         body = Group(
-            Text(_printable(_shortened(prompt)), style="dim"), Text(_printable(_shortened(completion)))
+            Text(_printable(shortened(prompt, _MOST_CHARACTERS)), style="dim"),
+            Text(_printable(shortened(completion, _MOST_CHARACTERS))),
         )
         self.console.print(Panel(body, title=Text(title), title_align="left", border_style="dim"))
 
@@ -281,12 +279,6 @@ def _cell(value: Any) -> str:
     return _printable(str(value))
 
 
-def _number(value: Any) -> int | float | None:
-    if hasattr(value, "item"):
-        value = value.item()
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _mean(values: Sequence[int | float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
@@ -296,12 +288,6 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _shortened(text: str, limit: int = 800) -> str:
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]}\n… {len(text) - limit} characters …\n{text[-limit // 2 :]}"
 
 
 def _printable(text: str) -> str:

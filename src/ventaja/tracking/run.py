@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ventaja.errors import RunError, did_you_mean
 from ventaja.records import Group
 from ventaja.records.files import read_groups, read_rollouts
-from ventaja.tracking.folder import RunFolder
+from ventaja.tracking.folder import RunFolder, numbers
+from ventaja.tracking.report import write_report
+from ventaja.tracking.words import counted
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,7 +37,7 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.path.resolve().name
+        return self.folder.name
 
     @property
     def config(self) -> dict[str, Any]:
@@ -65,9 +66,7 @@ class Run:
         if name not in known:
             hint = did_you_mean(name, known) or f" It has: {', '.join(known) or 'none yet'}."
             raise RunError(f"{self.path}: no round has the metric {name!r}.{hint}")
-        return [
-            float(value) if isinstance(value := line.get(name), int | float) else math.nan for line in metrics
-        ]
+        return numbers(metrics, name)
 
     @property
     def rollout_rounds(self) -> list[int]:
@@ -111,19 +110,17 @@ class Run:
 
     def report(self) -> Path:
         """Writes `report.html` anew, a page that needs no network, and returns its path."""
-        from ventaja.tracking.report import write_report
-
         return write_report(self.path)
 
     def __repr__(self) -> str:
         metrics = self.metrics
-        facts = [f"{len(metrics)} round{'' if len(metrics) == 1 else 's'}"]
+        facts = [counted(len(metrics), "round")]
         for name in ("reward", "loss"):
             values = [line[name] for line in metrics if line.get(name) is not None]
             if values:
                 facts.append(f"{name} {values[0]:.4g} → {values[-1]:.4g}")
                 break
-        facts.append(f"{len(self.checkpoints)} checkpoint{'' if len(self.checkpoints) == 1 else 's'}")
+        facts.append(counted(len(self.checkpoints), "checkpoint"))
         return f"Run({str(self.path)!r}: {', '.join(facts)})"
 
     def _rollout_path(self, round: int) -> Path:

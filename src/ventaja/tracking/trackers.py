@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ventaja.errors import ConfigError, did_you_mean
 from ventaja.records.files import atomic_file
+from ventaja.tracking.words import number
 
 
 @runtime_checkable
@@ -177,10 +177,4 @@ def _import(name: str) -> ModuleType:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, int | float]:
-    numbers: dict[str, int | float] = {}
-    for name, value in metrics.items():
-        if hasattr(value, "item"):
-            value = value.item()
-        if isinstance(value, int | float) and math.isfinite(value):
-            numbers[name] = value
-    return numbers
+    return {name: found for name, value in metrics.items() if (found := number(value)) is not None}

@@ -227,11 +227,11 @@ PARTS = tuple(f.name for f in fields(Algorithm) if f.name not in {"name", "paper
 def customised(base: Algorithm, **parts: object) -> Algorithm:
     """`base` with some parts replaced. Raises ConfigError for a choice that contradicts itself or that
     would have no effect."""
-    from ventaja.training.validation import explain, nearest
+    from ventaja.training.validation import explain, setting_hint
 
     for name in parts:
         if name not in PARTS:
-            raise ConfigError(f"algorithm.{name}: no such part.{nearest(name, PARTS)}")
+            raise ConfigError(f"algorithm.{name}: no such part.{setting_hint(name, PARTS)}")
     changed = {name: value for name, value in parts.items() if getattr(base, name) != value}
     if parts.get("kl_coef") == 0 and "kl" not in parts:
         changed["kl"] = "none"

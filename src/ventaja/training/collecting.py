@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ventaja.environments import Environment
 from ventaja.records import Group, Prompt
-from ventaja.rollouts import Engine, sample_and_judge
+from ventaja.rollouts import Asked, Engine, Watch, sample_and_judge
 from ventaja.tracking import Progress
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.config import RlConfig
@@ -63,15 +63,16 @@ class Collector:
         judged = sample_and_judge(
             self.engine,
             self.environment,
-            [self.prompts[i] for i in chosen],
-            [self.prompt_ids[i] for i in chosen],
+            Asked(
+                prompts=[self.prompts[i] for i in chosen],
+                prompt_ids=[self.prompt_ids[i] for i in chosen],
+                seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
+                size=self.algorithm.group_size,
+            ),
             self.config.sampling,
-            size=self.algorithm.group_size,
-            seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
             overlap=self.config.reward.overlap,
             max_broken_fraction=self.config.reward.max_broken_fraction,
-            should_stop=self.should_stop,
-            phase=lambda name: self._phase(name, seconds),
+            watch=Watch(should_stop=self.should_stop, phase=lambda name: self._phase(name, seconds)),
         )
         state.prompts_taken += count
         return judged

@@ -20,13 +20,9 @@ from pydantic import (
 )
 
 from ventaja.errors import ConfigError
-from ventaja.settings import LoraSettings, Precision, Sampling, Settings
+from ventaja.settings import GENERATED, LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
-from ventaja.training.validation import explain, nearest
-
-GENERATED = "reasoning_gym:"
-"""Sources that make their rows from a seed."""
-
+from ventaja.training.validation import explain, setting_hint
 
 SHORT_FORMS = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
 """`model: x` is short for `model: {name: x}`, and so on."""
@@ -224,7 +220,7 @@ class _AlgorithmChoice(Settings):
         """The algorithm with its changed parts."""
         if self.name not in ALGORITHMS:
             raise ConfigError(
-                f"algorithm.name: no algorithm {self.name!r}.{nearest(self.name, ALGORITHMS)} "
+                f"algorithm.name: no algorithm {self.name!r}.{setting_hint(self.name, ALGORITHMS)} "
                 f"There are: {', '.join(ALGORITHMS)}."
             )
         return customised(ALGORITHMS[self.name], **self.model_dump(exclude={"name"}, exclude_none=True))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ventaja.environments import load_examples, load_prompts
 from ventaja.errors import ConfigError, DataError
 from ventaja.records import Example, Message, Prompt
+from ventaja.settings import GENERATED
 from ventaja.training.config import (
-    GENERATED,
     DataConfig,
     EvalConfig,
     RlConfig,
@@ -40,24 +40,17 @@ def training_examples(config: DataConfig) -> list[Example]:
 
 def prompts_of(source: SourceConfig, system_prompt: str | None = None) -> list[Prompt]:
     """The prompts of one source."""
-    return load_prompts(
-        source.source,
-        options=source.options,
-        size=source.size,
-        seed=source.seed,
-        system_prompt=system_prompt,
-    )
+    return load_prompts(source.source, system_prompt=system_prompt, **_rows(source))
 
 
 def examples_of(source: SourceConfig, system_prompt: str | None = None) -> list[Example]:
     """The supervised examples of one source."""
-    return load_examples(
-        source.source,
-        options=source.options,
-        size=source.size,
-        seed=source.seed,
-        system_prompt=system_prompt,
-    )
+    return load_examples(source.source, system_prompt=system_prompt, **_rows(source))
+
+
+def _rows(source: SourceConfig) -> dict[str, Any]:
+    """Which rows of the source are meant."""
+    return {"options": source.options, "size": source.size, "seed": source.seed}
 
 
 def held_out_prompts(config: RlConfig) -> list[Prompt]:

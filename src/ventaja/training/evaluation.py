@@ -18,14 +18,17 @@ from ventaja.errors import RewardError, RunError
 from ventaja.models import load_policy
 from ventaja.records import Completion, Group, Judgement, Prompt, StopReason, write_groups
 from ventaja.records.files import unwritable
-from ventaja.rollouts import Engine, LocalEngine, Sampling, sample_and_judge
+from ventaja.rollouts import Asked, Engine, LocalEngine, Sampling, Watch, sample_and_judge
+from ventaja.settings import GENERATED
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
-from ventaja.training.config import GENERATED, EvaluationConfig, MixedSourceConfig, RewardConfig
+from ventaja.training.config import EvaluationConfig, MixedSourceConfig, RewardConfig
 from ventaja.training.data import training_prompts
 from ventaja.training.prompts import left_out_note, render_all, room_note
 
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress where there is no terminal: a measurement has no rounds that a line could tell of."""
+MEASURING = 0xE7A1
+"""Names the random streams of answers to held-out problems, apart from those that are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,19 +176,19 @@ def measure(
 ) -> tuple[Evaluation, list[Group]]:
     """Sampled and greedy accuracy on the given problems, and the judged sampled answers.
 
-    `full_marks` is what each reward function gives a right answer; `phase` and `finished` are told of the way there, as
-    in `sample_and_judge`. Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many judgements
-    are broken.
+    `full_marks` is what each reward function gives a right answer; `should_stop`, `phase` and `finished` are as in
+    `Watch`. Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many
+    judgements are broken.
     """
     start = time.perf_counter()
-    seeds = [(seed, 0xE7A1, p) for p in range(len(prompts))]
+    watch = Watch(should_stop=should_stop, phase=phase, finished=finished)
+    seeds = [(seed, MEASURING, p) for p in range(len(prompts))]
     greedy = sampling.model_copy(update={"temperature": 0.0})
     with noted_metrics() as noted:
         judged = {
             kind: sample_and_judge(
-                engine, environment, prompts, prompt_ids, how,
-                size=count, seeds=seeds, should_stop=should_stop, phase=phase, finished=finished,
-                overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction,
+                engine, environment, Asked(prompts=prompts, prompt_ids=prompt_ids, seeds=seeds, size=count), how,
+                overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction, watch=watch,
             )
             for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
         }  # fmt: skip

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ventaja.errors import did_you_mean
-from ventaja.errors import nearest as nearest_name
+from ventaja.errors import did_you_mean, nearest
 from ventaja.training.peers import peer_hint
 
 
@@ -21,7 +20,7 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
     for problem in error.errors():
         path = ".".join(str(part) for part in ([prefix] if prefix else []) + list(problem["loc"]))
         if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            lines.append(f"{path}: no such setting.{nearest(path, names, problem.get('input'))}")
+            lines.append(f"{path}: no such setting.{setting_hint(path, names, problem.get('input'))}")
         elif problem["type"] == "missing":
             lines.append(f"{path}: must be set.")
         elif problem["type"] == "value_error":
@@ -32,7 +31,7 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
     return "\n".join(lines)
 
 
-def nearest(name: str, names: Iterable[str], value: Any = None) -> str:
+def setting_hint(name: str, names: Iterable[str], value: Any = None) -> str:
     """` Did you mean 'x'?` for the dotted name that is meant, from what is written and what it was set to.
 
     That is one with the same last part; else what another library's name means here; else the most similar name,
@@ -46,5 +45,5 @@ def nearest(name: str, names: Iterable[str], value: Any = None) -> str:
     if hint := did_you_mean(name, names):
         return hint
     by_last = {n.rsplit(".", 1)[-1]: n for n in names}
-    found = nearest_name(name.rsplit(".", 1)[-1], by_last)
+    found = nearest(name.rsplit(".", 1)[-1], by_last)
     return f" Did you mean {by_last[found]!r}?" if found else ""

@@ -1,0 +1,85 @@
+"""A metric has one name: where it is recorded, on the page about metrics, in the report and on the progress line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny_task import run_rl, run_sft
+
+from ventaja import log_metric
+from ventaja.tracking import EVAL_COLUMNS, RL_COLUMNS, SFT_COLUMNS
+from ventaja.tracking.report.curves import CHARTS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+NAMED = ("rewards", "reward_metrics")
+
+
+def first_half(completions):
+    """1 for a letter before n, so that there is right and wrong, and groups differ."""
+    log_metric("letters", sum(map(len, completions)))
+    return [float(text[:1] in set("abcdefghijklm")) for text in completions]
+
+
+def general(name: str) -> str:
+    """A metric as the page writes it: with NAME for what somebody named."""
+    return re.sub(rf"\b({'|'.join(NAMED)})/[^/]+", r"\1/NAME", name)
+
+
+def documented() -> set[str]:
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+@pytest.fixture(scope="module")
+def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
+    """What runs record, with every part turned on that has a metric of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "held_out.jsonl").write_text('{"prompt": "say z"}\n{"prompt": "say y"}\n')
+    (folder / "examples.jsonl").write_text('{"prompt": "say z:", "completion": "aa"}\n')
+    parts = {
+        "name": "dapo", "minibatches": 2, "dual_clip": 3.0, "kl": "loss", "kl_coef": 0.1, "max_approx_kl": 1e6,
+    }  # fmt: skip
+    bfloat16 = {"precision": "bfloat16"}
+    many = {"rounds": 2, "completions_per_round": 32}
+    runs = {
+        "rl": [
+            run_rl(
+                folder / "dapo", model, judge=first_half, model=bfloat16, algorithm=parts, run=many,
+                eval={"source": str(folder / "held_out.jsonl"), "every": 2},
+            ),
+            run_rl(folder / "gspo", model, algorithm={"name": "gspo", "minibatches": 2}, run=many),
+        ],
+        "sft": [
+            run_sft(
+                folder / "sft", model, model=bfloat16,
+                eval={"source": str(folder / "examples.jsonl"), "every": 3},
+            )
+        ],
+    }  # fmt: skip
+    return {
+        kind: {general(name) for run in made for line in run.metrics for name in line}
+        for kind, made in runs.items()
+    }
+
+
+def test_the_page_lists_what_is_recorded_and_nothing_else(recorded) -> None:
+    assert documented() == recorded["rl"] | recorded["sft"]
+
+
+def test_what_is_shown_is_recorded(recorded) -> None:
+    everything = recorded["rl"] | recorded["sft"]
+    charts = {name for chart in CHARTS for name in (*chart.metrics, *filter(None, [chart.band]))}
+    assert charts <= everything
+    assert {column.metric for column in RL_COLUMNS} <= recorded["rl"]
+    assert {column.metric for column in SFT_COLUMNS} <= recorded["sft"]
+    assert {column.metric for column in EVAL_COLUMNS} <= {
+        "tokens_per_second"
+    }  # all that an evaluation shows on its way
+
+
+def test_names_in_the_text_are_on_the_list() -> None:
+    text = PAGE[PAGE.index("## Reading them") :]
+    mentioned = set(re.findall(r"`([a-z_]+/[a-z_0-9]+)`", text))
+    assert mentioned <= documented()
