@@ -13,7 +13,7 @@ ROOMS_OF_TENSORS = {"functional", "kernels", "models"}
 ALLOWED = {
     ("api.py", "rl"),  # a run in one call, every argument with a name that the run file knows
     ("training/evaluation.py", "measure"),
-    ("training/step.py", "update"),
+    ("training/rl.py", "train_rl"),  # the same run, from a config
 }
 
 
