@@ -13,7 +13,7 @@ from ventaja.training.config import RlConfig, parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -171,3 +171,22 @@ def test_the_page_on_data_runs_and_is_valid() -> None:
             )
             weights.append([source.weight for source in config.data.sources])
     assert weights == [[2.0, 0.5, 1.0], [1.0], [1.0], [1.0]]
+
+
+def test_the_page_for_contributors_names_what_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:src|tests|docs|\.ci)/[\w./-]+)`", page):
+        assert (ROOT / path).exists(), path
+    make = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", page):
+        assert f"\n{target}:" in make, target
+    for block in blocks("python", page):
+        exec(block, {})  # noqa: S102
+
+
+def test_each_word_of_the_glossary_stands_there_once() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    glossary = page[page.index("## The words") :]
+    words = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", glossary, re.MULTILINE)[1:]
+    assert len(words) >= 25
+    assert len(set(words)) == len(words)
