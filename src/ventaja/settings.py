@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "bfloat16", "float32"]
+CpuWay = Literal["fast", "plain"]
 
 
 class Settings(BaseModel):
