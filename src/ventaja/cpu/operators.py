@@ -139,7 +139,7 @@ def _succeeds(trial: Callable[[], bool]) -> bool:
 def _near(ours: Tensor, theirs: Tensor) -> bool:
     near = 2e-2 if theirs.dtype == torch.bfloat16 else 1e-4
     return ours.dtype == theirs.dtype and torch.allclose(
-        ours, theirs, rtol=near, atol=near * float(theirs.abs().max())
+        ours, theirs, rtol=near, atol=near * float(theirs.detach().abs().max())
     )
 
 
