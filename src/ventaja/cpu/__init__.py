@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ventaja.cpu import operators
 from ventaja.cpu.replacing import removed
+from ventaja.cpu.threads import THREADS
 from ventaja.errors import ConfigError
 from ventaja.settings import CpuWay
 
@@ -148,6 +149,10 @@ class Cpu:
         logprob_B = torch.empty(len(logits_BV))
         kernels.draw_words(logits_BV.contiguous(), 1 / temperature, uniform_B, token_B, logprob_B)
         return token_B, logprob_B
+
+    def step(self, kind: str, work: float = 1.0) -> AbstractContextManager[None]:
+        """Inside the block, as many threads as make steps of this kind fastest; see `threads`. `work` is their size."""
+        return THREADS.step(kind, work) if self.is_fast else nullcontext()
 
     @property
     def missing(self) -> str | None:

@@ -100,7 +100,8 @@ class LocalEngine:
             if fresh := batch.admit(waiting):
                 choose(fresh, batch.first_logits(fresh))
             if batch.answers:
-                choose(range(len(batch.answers)), batch.next_logits())
+                with cpu.step("decoding"):
+                    choose(range(len(batch.answers)), batch.next_logits())
         return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
 
     def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
