@@ -1,6 +1,9 @@
 """Shapes and types are checked here, and only here: the hook must come before the first import of ventaja."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # stated, so that processes of the tests' own keep to it too
 
 import torch
 from hypothesis import settings
