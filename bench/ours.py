@@ -94,7 +94,7 @@ def training(repeats: int) -> None:
         padded=[s for s, _ in padded[1:]],
         losses=[packed[0][1], padded[0][1]],
         tokens=row.tokens,
-        trunk=row.trunk,
+        prefix=row.prefix,
         targets=row.target_M.numel(),
         flop=6 * (body * row.tokens + head * row.target_M.numel()),
         peak=matrix_peak(policy.head.linear.weight.dtype),

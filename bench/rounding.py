@@ -26,8 +26,8 @@ from ruamel.yaml import YAML
 
 from ventaja import EvaluationConfig, RlConfig, SftConfig, evaluate, parse, train_rl, train_sft
 from ventaja.cli import prepare_process
+from ventaja.cpu.packed_weights import PackedWeights
 from ventaja.models.head import LogitHead
-from ventaja.models.packed_weights import PackedWeights
 from ventaja.models.policy import Policy
 from ventaja.rollouts import LocalEngine
 from ventaja.training.optimiser import Optimiser

@@ -312,10 +312,10 @@ def section(results: dict[str, Any]) -> list[str]:
 
 
 def shared_beginning(training: dict[str, Any]) -> list[str]:
-    if not training.get("trunk"):
+    if not training.get("prefix"):
         return []
     return [
-        f"All prompts begin with the same {training['trunk']} tokens, as a task's prompts do (template and instruction). "
+        f"All prompts begin with the same {training['prefix']} tokens, as a task's prompts do (template and instruction). "
         f"Ventaja computes them once per row; with nothing shared between prompts its training pass takes "
         f"{median(training['apart']):.2f} s.",
         "",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "ventaja"
 MOST = 7
-ROOMS_OF_TENSORS = {"functional", "kernels", "models"}
+ROOMS_OF_TENSORS = {"functional", "cpu", "models"}
 """An equation or a kernel takes the tensors that it is about, however many."""
 ALLOWED = {
     ("api.py", "rl"),  # a run in one call, every argument with a name that the run file knows

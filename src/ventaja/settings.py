@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "bfloat16", "float32"]
+CpuWay = Literal["fast", "plain"]
 
 GENERATED = "reasoning_gym:"
 """What the name of a source begins with whose rows are made from a seed."""

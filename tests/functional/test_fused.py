@@ -114,7 +114,7 @@ def test_rows_that_fit_in_the_cache_change_nothing(monkeypatch):
     assert_close(run(), wide, rtol=0, atol=0)
 
 
-def test_a_weight_gradient_in_pieces_is_the_same(monkeypatch):
+def test_a_weight_gradient_in_blocks_is_the_same(monkeypatch):
     (hidden, weight, _), ids, _ = tensors(torch.bfloat16)
 
     def run():
@@ -247,17 +247,14 @@ def test_a_word_too_unlikely_for_float32_has_a_finite_gradient():
     assert_close(grads[1], torch.tensor([[-300.0], [300.0], [0.0]]))
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["kernels", "plain"])
 @pytest.mark.parametrize("entropy", [False, True])
-def test_bfloat16_hidden_states_have_float32_logits(monkeypatch, fast, entropy):
+def test_bfloat16_hidden_states_have_float32_logits(entropy):
     # Logits about 20, of which a bfloat16 number keeps steps of 1/8: without float32 sums log-probs are off by 0.1.
     generator = torch.Generator().manual_seed(0)
     tokens, width, words = 40, 96, 700
     hidden = torch.randn(tokens, width, generator=generator).bfloat16()
     weight = (torch.randn(words, width, generator=generator) * 0.6).bfloat16()
     ids = (hidden.float() @ weight.float().t() + torch.randn(tokens, words, generator=generator)).argmax(1)
-    if not fast:
-        monkeypatch.setattr(fused_module.kernels, "usable", lambda *tensors: False)
 
     def run(dtype):
         h, w = (x.detach().to(dtype).requires_grad_() for x in (hidden, weight))

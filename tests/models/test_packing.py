@@ -156,7 +156,7 @@ def test_gradients_equal_those_of_each_answer_alone(kind: str) -> None:
 def test_a_beginning_that_prompts_share_is_computed_once(kind: str, common: int) -> None:
     bundles = beginning_alike(BUNDLES, common)
     row = pack_row(bundles, worthwhile=1)
-    assert row.trunk == common
+    assert row.prefix == common
     assert row.tokens == pack_row(bundles, worthwhile=10**6).tokens - 3 * common  # four prompts share it
     assert_like_each_answer_alone(kind, bundles, row)
     with torch.no_grad():
@@ -167,14 +167,14 @@ def test_a_beginning_that_prompts_share_is_computed_once(kind: str, common: int)
 @pytest.mark.parametrize("kind", PACKABLE)
 @pytest.mark.parametrize("last", [(9, 9, 9), (9, 8, 7)], ids=["alike", "other last tokens"])
 def test_prompts_may_be_alike_but_for_their_last_token(kind: str, last: tuple[int, ...]) -> None:
-    """So that the trunk leaves each of them one token."""
+    """So that the prefix leaves each of them one token."""
     beginning = words(2 * WINDOW, seed=99)
     bundles = [
         Bundle(prompt_ids=[*beginning, token], answers=bundle(1, 3, 1, 4, seed=i).answers)
         for i, token in enumerate(last)
     ]
     row = pack_row(bundles, worthwhile=1)
-    assert row.trunk == len(beginning)
+    assert row.prefix == len(beginning)
     assert_like_each_answer_alone(kind, bundles, row)
 
 
@@ -290,14 +290,14 @@ def test_what_all_prompts_begin_with_stands_in_the_row_once() -> None:
         Bundle(prompt_ids=[7, 8, 5, 5, 5], answers=[]),
     ]
     row = pack_row(bundles, worthwhile=4)
-    assert row.trunk == 2
+    assert row.prefix == 2
     assert row.token_ids_N.tolist() == [7, 8, 9, 4, 9, 5, 5, 5, 1, 3, 4]
     assert row.position_N.tolist() == [0, 1, 2, 3, 2, 2, 3, 4, 4, 3, 4]
     assert row.prompt_index_PL.tolist() == [[0, 1, 2, 3, 0], [0, 1, 4, 0, 0], [0, 1, 5, 6, 7]]
     assert row.prompt_length_P.tolist() == [4, 3, 5]
     assert row.source_M.tolist() == [3, 8, 4, 9, 10, 4]
-    assert pack_row(bundles, worthwhile=5).trunk == 0  # two prompts would save two tokens each
-    assert pack_row(bundles[:1], worthwhile=1).trunk == 0
+    assert pack_row(bundles, worthwhile=5).prefix == 0  # two prompts would save two tokens each
+    assert pack_row(bundles[:1], worthwhile=1).prefix == 0
 
 
 @pytest.mark.parametrize(

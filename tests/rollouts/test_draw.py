@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from ventaja.cpu import FAST
 from ventaja.rollouts import Sampling
 from ventaja.rollouts.draw import BLOCK, cut_off, draw, inverse_distribution
 
@@ -33,6 +34,7 @@ def check_inverse(logits_V: Tensor, uniforms: list[float]) -> None:
     for token_B, logprob_B in (
         inverse_distribution(*rows(logits_V, uniforms)),
         draw(*rows(logits_V, uniforms), Sampling()),
+        FAST.draw(*rows(logits_V, uniforms), temperature=1.0),
     ):
         assert_close(logprob_B, log_p[token_B].float(), rtol=1e-6, atol=1e-5)
         assert logprob_B.isfinite().all()
@@ -45,10 +47,13 @@ def test_logits_in_bfloat16_are_drawn_from_as_they_are(temperature: float) -> No
     generator = torch.Generator().manual_seed(0)
     logits = (4 * torch.randn(200, 3 * BLOCK + 5, generator=generator)).bfloat16()
     uniform = torch.rand(200, generator=generator, dtype=torch.float64)
-    token_B, logprob_B = draw(logits, uniform, Sampling(temperature=temperature))
     plain_token_B, plain_logprob_B = inverse_distribution(logits.float() / temperature, uniform)
-    assert torch.equal(token_B, plain_token_B)
-    assert_close(logprob_B, plain_logprob_B, rtol=1e-5, atol=1e-5)
+    for token_B, logprob_B in (
+        draw(logits, uniform, Sampling(temperature=temperature)),
+        FAST.draw(logits, uniform, temperature=temperature),
+    ):
+        assert torch.equal(token_B, plain_token_B)
+        assert_close(logprob_B, plain_logprob_B, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 103, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 5 * BLOCK + 77])

@@ -243,7 +243,7 @@ def test_many_prompts_share_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_beginning_that_prompts_share_changes_no_answer(kind: str) -> None:
     shared = request(30, 1, seed=50).prompt_ids
     requests = [Request(prompt_ids=(*shared, *r.prompt_ids), count=r.count, seed=r.seed) for r in REQUESTS]
-    assert pack_row([Bundle(prompt_ids=r.prompt_ids, answers=[]) for r in requests]).trunk == 30
+    assert pack_row([Bundle(prompt_ids=r.prompt_ids, answers=[]) for r in requests]).prefix == 30
     together = sampled(kind, requests)
     for ask, group in zip(requests, together, strict=True):
         [by_itself] = sampled(kind, [ask])

@@ -14,11 +14,12 @@ SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("cpu", ["fast", "plain"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_reward_rises(name, model, tmp_path):
+def test_the_reward_rises(name, cpu, model, tmp_path):
     run = {**SETTINGS["run"], "folder": str(tmp_path / "run"), "trackers": []}
     algorithm = {"name": name, "group_size": ALGORITHMS[name].group_size}
-    run_rl(tmp_path / "run", model, **{**SETTINGS, "run": run, "algorithm": algorithm})
+    run_rl(tmp_path / "run", model, **{**SETTINGS, "run": run, "algorithm": algorithm, "model": {"cpu": cpu}})
     lines = metrics(tmp_path / "run")
     rewards = [line["reward"] for line in lines]
     # One of 32 letters by chance: 1/32 on average. Twelve rounds bring every algorithm far above that.

@@ -21,10 +21,10 @@ from ventaja.training.objective import PolicyObjective, token_weights
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[Policy, Policy, Policy]:
-    """The policy, the older one that sampled, and the reference."""
-    return policy(seed=1), policy(seed=2), policy(seed=3)
+@pytest.fixture(scope="module", params=["fast", "plain"])
+def models(request) -> tuple[Policy, Policy, Policy]:
+    """The policy, the older one that sampled, and the reference; with and without what makes a CPU fast."""
+    return tuple(policy(seed=seed, cpu=request.param) for seed in (1, 2, 3))
 
 
 def groups() -> list[Group]:

@@ -51,6 +51,8 @@ VARIANTS = {
         "model": {"precision": "bfloat16"},
         "optimiser": {"schedule": "cosine", "warmup_updates": 2, "weight_decay": 0.1},
     },
+    # torch alone, none of the kernels
+    "plain": {"algorithm": {"name": "grpo", "group_size": 4}, "model": {"cpu": "plain"}},
 }
 
 
@@ -128,6 +130,17 @@ def test_stopped_between_rounds(variant, whole, model, tmp_path):
     assert_same_run(tmp_path / "run", whole(variant))
 
 
+def test_a_run_may_go_on_without_what_makes_it_fast(whole, model, tmp_path, monkeypatch):
+    """Up to rounding it is the same run: the first round's answers were drawn before, the rest learn alike."""
+    run(tmp_path / "run", model, "plain", rounds=3)
+    monkeypatch.setitem(VARIANTS, "now fast", {**VARIANTS["plain"], "model": {"cpu": "fast"}})
+    run(tmp_path / "run", model, "now fast", resume=True)
+    rewards, expected = (
+        [line["reward"] for line in metrics(run_)] for run_ in (tmp_path / "run", whole("plain"))
+    )
+    assert rewards == expected
+
+
 @pytest.mark.parametrize(
     ("variant", "every", "dies_at"),
     [
@@ -137,6 +150,7 @@ def test_stopped_between_rounds(variant, whole, model, tmp_path):
         ("dapo", 1, 11),
         ("lora", 1, 19),
         ("bfloat16", 1, 6),
+        ("plain", 1, 3),
     ],
 )
 def test_killed_in_the_middle(variant, every, dies_at, whole, model, tmp_path, monkeypatch):

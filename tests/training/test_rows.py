@@ -83,10 +83,10 @@ def test_a_beginning_that_prompts_share_counts_once_per_row():
     batch.prompt_ids = [(*range(100, 170), *ids) for ids in batch.prompt_ids]
     # 70 + (4 + 3) + (2 + 3) + (2 + 3) + (1 + 3); what the last group has left to itself is one token and its answer
     [row] = batch.rows(range(4), max_tokens=91)
-    assert (row.packed.trunk, row.packed.tokens) == (70, 91 - 4)  # an answer's last token is no input
+    assert (row.packed.prefix, row.packed.tokens) == (70, 91 - 4)  # an answer's last token is no input
     first, second = batch.rows(range(4), max_tokens=90)
-    assert (first.packed.trunk, first.packed.tokens) == (70, 87 - 3)
-    assert (second.packed.trunk, second.packed.tokens) == (0, 70 + 3)
+    assert (first.packed.prefix, first.packed.tokens) == (70, 87 - 3)
+    assert (second.packed.prefix, second.packed.tokens) == (0, 70 + 3)
 
 
 def test_a_sequence_above_the_budget_has_a_row_of_its_own():

@@ -59,8 +59,8 @@ def model_folder(folder: Path, *, seed: int = 0, context: int = 64) -> Path:
     return folder
 
 
-def policy(*, seed: int = 0) -> Policy:
-    return Policy(llama(seed=seed), tokenizer(), name="tiny")
+def policy(*, seed: int = 0, cpu: Any = None) -> Policy:
+    return Policy(llama(seed=seed), tokenizer(), name="tiny", cpu=cpu)
 
 
 def prompts(count: int = 8) -> list[Prompt]:

@@ -81,6 +81,7 @@ def talk(config: ChatConfig) -> None:
             precision=config.model.precision,
             trust_remote_code=config.model.trust_remote_code,
             chat_template=config.model.chat_template,
+            cpu=config.model.cpu,
         )
     if policy.fallback_note:
         _note(notes, policy.fallback_note)

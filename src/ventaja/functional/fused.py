@@ -21,17 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ventaja import kernels
-
 __all__ = ["fused_kl", "fused_logprobs"]
 
 # On a CPU the softmax works on rows that fit in its cache, whatever the chunk of the matrix product.
 CACHE_ELEMENTS = 2**18
 WEIGHT_ROWS = 2**13
-
-# Where kernels read a product in bfloat16, they sum the logits of words anew that are less than so many nats below
-# the likeliest: some 100 of them. What is left of the rounding is 1e-4 nats per token on average, at most 5e-4.
-EXACT_WITHIN = 6.0
 
 
 def fused_logprobs(
@@ -122,9 +116,7 @@ class _Head:
 class _Logits:
     """The logits of one model, a chunk at a time, in memory that is made once."""
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: _Head, *, fast: bool = True
-    ) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: _Head) -> None:
         self.hidden = hidden.detach().contiguous()
         self.weight = weight.detach().to(hidden.dtype).contiguous()
         self.head = head
@@ -132,19 +124,9 @@ class _Logits:
         self.bias = None if bias is None else bias.detach().to(self.dtype)
         tokens, vocabulary = hidden.shape[0], weight.shape[0]
         self.chunk = min(head.chunk_tokens, tokens)
-        self.is_fast = fast and bias is None and head.softcap is None and kernels.usable(hidden, self.weight)
-        """True where kernels read the product as it is."""
         in_cache = max(1, CACHE_ELEMENTS // max(1, vocabulary))
         self.rows = min(self.chunk, in_cache) if hidden.device.type == "cpu" else self.chunk
-        self.product = hidden.new_empty(
-            self.chunk, vocabulary, dtype=hidden.dtype if self.is_fast else self.dtype
-        )
-
-    def kernel_arguments(self, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
-        """A chunk's product, what it is the product of, and how its logits are to be read."""
-        within = -1.0 if self.hidden.dtype == self.dtype else EXACT_WITHIN  # float32 lost nothing
-        product, factor = self.product[: rows.stop - rows.start], self.head.inner * self.head.outer
-        return product, self.hidden[rows], self.weight, within, factor
+        self.product = hidden.new_empty(self.chunk, vocabulary, dtype=self.dtype)
 
     def chunks(self) -> Iterator[slice]:
         for start in range(0, self.hidden.shape[0], self.chunk or 1):
@@ -157,11 +139,11 @@ class _Logits:
             torch.mm(hidden, self.weight.t(), out=product)
         elif hidden.device.type == "cuda":
             torch.mm(hidden, self.weight.t(), out_dtype=product.dtype, out=product)
-        else:  # piece by piece, so that no second tensor of the weight's size is made
+        else:  # block by block, so that no second tensor of the weight's size is made
             wide = hidden.to(product.dtype)
             for start in range(0, len(self.weight), WEIGHT_ROWS):
-                piece = slice(start, start + WEIGHT_ROWS)
-                product[:, piece] = wide @ self.weight[piece].to(product.dtype).t()
+                words = slice(start, start + WEIGHT_ROWS)
+                product[:, words] = wide @ self.weight[words].to(product.dtype).t()
 
     def blocks(self, rows: slice) -> Iterator[tuple[slice, slice]]:
         """Cut a chunk into blocks: their rows among the tokens, and among the chunk."""
@@ -209,10 +191,10 @@ class _Gradients:
         if self.weight.dtype == hidden.dtype:
             self.weight.addmm_(grad.t(), hidden)
             return
-        # Piece by piece, so that no second tensor of the weight's size is made.
+        # Block by block, so that no second tensor of the weight's size is made.
         for start in range(0, len(weight), WEIGHT_ROWS):
-            piece = slice(start, start + WEIGHT_ROWS)
-            self.weight[piece] += torch.mm(grad[:, piece].t(), hidden)
+            words = slice(start, start + WEIGHT_ROWS)
+            self.weight[words] += torch.mm(grad[:, words].t(), hidden)
 
 
 class _FusedLogprobs(torch.autograd.Function):
@@ -231,12 +213,6 @@ class _FusedLogprobs(torch.autograd.Function):
         log_total = torch.empty_like(logprob)
         entropy = torch.empty_like(logprob) if with_entropy else None
         for chunk in logits.chunks():
-            if logits.is_fast:
-                kernels.log_totals(
-                    *logits.kernel_arguments(chunk), token_ids[chunk], with_entropy,
-                    logprob[chunk], log_total[chunk], (log_total if entropy is None else entropy)[chunk],
-                )  # fmt: skip
-                continue
             for rows, local in logits.blocks(chunk):
                 z = logits.read(local)
                 top = z.amax(1, keepdim=True)
@@ -265,15 +241,6 @@ class _FusedLogprobs(torch.autograd.Function):
         if grad_logprob is None:
             grad_logprob = torch.zeros_like(log_total)
         for chunk in logits.chunks():
-            if logits.is_fast:
-                kernels.logit_gradients(
-                    *logits.kernel_arguments(chunk), token_ids[chunk], log_total[chunk],
-                    (log_total if entropy is None else entropy)[chunk], grad_logprob[chunk].contiguous(),
-                    (log_total if grad_entropy is None else grad_entropy)[chunk].contiguous(),
-                    grad_entropy is not None,
-                )  # fmt: skip
-                gradients.multiply(chunk)
-                continue
             for rows, local in logits.blocks(chunk):
                 z = logits.read(local)
                 kept = gradients.keep(z)
@@ -303,8 +270,8 @@ class _FusedKL(torch.autograd.Function):
         ref_bias: Tensor | None,
         head: _Head,
     ) -> Tensor:
-        logits = _Logits(hidden, weight, bias, head, fast=False)
-        ref_logits = _Logits(ref_hidden, ref_weight, ref_bias, head, fast=False)
+        logits = _Logits(hidden, weight, bias, head)
+        ref_logits = _Logits(ref_hidden, ref_weight, ref_bias, head)
         kl = hidden.new_empty(len(hidden), dtype=logits.dtype)
         log_total, ref_log_total = torch.empty_like(kl), torch.empty_like(kl, dtype=ref_logits.dtype)
         for chunk, _ in zip(logits.chunks(), ref_logits.chunks(), strict=True):
@@ -326,8 +293,8 @@ class _FusedKL(torch.autograd.Function):
     def backward(ctx: Any, grad_kl: Tensor) -> tuple[Any, ...]:
         hidden, weight, bias, ref_hidden, ref_weight, ref_bias, *saved = ctx.saved_tensors
         log_total, ref_log_total, kl = saved
-        logits = _Logits(hidden, weight, bias, ctx.head, fast=False)
-        ref_logits = _Logits(ref_hidden, ref_weight, ref_bias, ctx.head, fast=False)
+        logits = _Logits(hidden, weight, bias, ctx.head)
+        ref_logits = _Logits(ref_hidden, ref_weight, ref_bias, ctx.head)
         gradients = _Gradients(logits, ctx.needs_input_grad[:3])
         for chunk, _ in zip(logits.chunks(), ref_logits.chunks(), strict=True):
             for rows, local in logits.blocks(chunk):

@@ -3,13 +3,11 @@
 from ventaja.models.chat import TokenizedExample, render_example, render_prompt
 from ventaja.models.layout import Bundle, PackedRow, pack_row
 from ventaja.models.load import load_policy, resolve_device, resolve_precision
-from ventaja.models.packed_weights import PackedWeights
 from ventaja.models.policy import Policy, TokenScores
 
 __all__ = [
     "Bundle",
     "PackedRow",
-    "PackedWeights",
     "Policy",
     "TokenScores",
     "TokenizedExample",

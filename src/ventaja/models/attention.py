@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from ventaja import cpu
 from ventaja.errors import ModelError, VentajaError
-from ventaja.models import fast_layers
 
 IMPLEMENTATION = "ventaja"
 
@@ -100,7 +100,7 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     softcap = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     model.set_attn_implementation("sdpa" if model._supports_sdpa and softcap is None else "eager")
     try:
-        with fast_layers.removed(model):
+        with cpu.removed(model):
             yield
     finally:
         model.set_attn_implementation(IMPLEMENTATION)

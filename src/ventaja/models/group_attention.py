@@ -5,29 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ventaja import kernels
-from ventaja.models.fast_attention import Part, group_attention
+from ventaja.cpu import PLAIN, Attend, Cpu
 from ventaja.models.layout import PackedRow
 
 
 class GroupAttention:
     """The plan of a training pass. Shapes: P prompts of L tokens, G answers each of T, H heads, K key heads.
 
-    The plain way gives every prompt the trunk's keys as its own; what saves work is that the row holds them once.
+    Every prompt has the prefix's keys as its own; what saves work is that the row holds them once.
 
-    Scores of answers are made in two pieces, over the shared prompt and over the answer itself, and joined in
-    one softmax, so a prompt's keys and values are neither copied per answer nor computed twice.
+    Scores of answers are made over the shared prompt and over the answer itself, and joined in one softmax, so a
+    prompt's keys and values are neither copied per answer nor computed twice.
 
-    `attend` chooses between the plain way, written below as one reads it, and `fast_attention`.
+    `attend` asks for a faster way on a CPU (`cpu/group_attention.py`), and else goes the one written below.
     """
 
-    def __init__(self, row: PackedRow) -> None:
-        self.row = row
+    def __init__(self, row: PackedRow, cpu: Cpu = PLAIN) -> None:
+        self.row, self.cpu = row, cpu
         P, L = row.prompt_index_PL.shape
         _, G, T = row.answer_index_PGT.shape
         self.P, self.L, self.G, self.T = P, L, G, T
         self._masks: dict[int | None, tuple[Tensor, Tensor | None]] = {}
-        self._parts: dict[int | None, tuple[Part, ...]] = {}
+        self._fast: Attend | None = None
 
     def attend(
         self,
@@ -42,8 +41,9 @@ class GroupAttention:
     ) -> Tensor:
         query, key, value = (x.transpose(0, 1) for x in (query_HND, key_KND, value_KND))  # [N, heads, D]
         same_width = query.shape[2] == value.shape[2]
-        if softcap is None and same_width and kernels.usable(query, key, value):
-            return group_attention(query, key, value, self._fast_parts(window), scaling)
+        if softcap is None and same_width and self.cpu.takes(query, key, value):
+            self._fast = self._fast or self.cpu.attend_in(self.row)
+            return self._fast(query, key, value, scaling, window)
         return self._attend_plainly(query, key, value, scaling, window, softcap)
 
     def _attend_plainly(
@@ -90,46 +90,6 @@ class GroupAttention:
         answer_out = answer_out.permute(0, 2, 4, 1, 3, 5).reshape(P * G * T, H, -1)[self.row.answer_slot_n]
         return torch.cat([output, answer_out])
 
-    def _fast_parts(self, window: int | None) -> tuple[Part, ...]:
-        """The row's tables as `fast_attention` takes them."""
-        if window not in self._parts:
-            row, trunk, prompt_tokens = self.row, self.row.trunk, self.row.prompt_slot_n.numel()
-            prompt_places = _with_gaps(row.prompt_index_PL, row.prompt_slot_n).view(self.P, self.L)
-            own_slot = row.prompt_slot_n[trunk:]
-            parts = [
-                Part(
-                    start=0,
-                    shape=(1, 1, trunk),
-                    index=torch.arange(trunk),
-                    slot=torch.arange(trunk),
-                    seen=torch.zeros(1, dtype=torch.long),
-                    seen_places=0,
-                    window=window,
-                ),
-                Part(
-                    start=trunk,
-                    shape=(1, self.P, self.L - trunk),
-                    index=prompt_places[:, trunk:]
-                    .contiguous()
-                    .flatten(),  # first a copy: one column is a view
-                    slot=own_slot // self.L * (self.L - trunk) + own_slot % self.L - trunk,
-                    seen=torch.full((1,), trunk),
-                    seen_places=trunk,
-                    window=window,
-                ),
-                Part(
-                    start=prompt_tokens,
-                    shape=(self.P, self.G, self.T),
-                    index=_with_gaps(row.answer_index_PGT, row.answer_slot_n),
-                    slot=row.answer_slot_n,
-                    seen=row.prompt_length_P,
-                    seen_places=self.L,
-                    window=window,
-                ),
-            ]
-            self._parts[window] = tuple(part for part in parts if part.shape[2])
-        return self._parts[window]
-
     def _visible(self, window: int | None) -> tuple[Tensor, Tensor | None]:
         """Masks of what each query sees: prompts [P, L, L], answers [P, G, T, L + T]. Padding sees something,
         so that its softmax stays finite; its output is dropped."""
@@ -155,13 +115,6 @@ class GroupAttention:
                 sees_answer = sees_answer[:, None].expand(-1, self.G, -1, -1)
             self._masks[window] = (sees_prompt, sees_answer)
         return self._masks[window]
-
-
-def _with_gaps(index: Tensor, slot_n: Tensor) -> Tensor:
-    """The flat table with −1 at the places where there is no token."""
-    gaps = torch.full((index.numel(),), -1)
-    gaps[slot_n] = index.flatten()[slot_n]
-    return gaps
 
 
 def _softmax(scores: Tensor, visible: Tensor, scaling: float, softcap: float | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ventaja.cpu import PLAIN, Cpu
 from ventaja.errors import ModelError
 from ventaja.functional import fused_logprobs
 
@@ -19,9 +20,11 @@ class LogitHead:
     linear: nn.Linear
     scale: float = 1.0
     softcap: float | None = None
+    cpu: Cpu = PLAIN
+    """What may be computed faster on a CPU."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> LogitHead:
+    def of(cls, model: PreTrainedModel, cpu: Cpu = PLAIN) -> LogitHead:
         """The head of a causal LM, checked once against the model's own logits on a few tokens."""
         config = model.config.get_text_config()
         linear = model.get_output_embeddings()
@@ -32,7 +35,8 @@ class LogitHead:
         scale = float(getattr(config, "logit_scale", None) or 1.0)
         if divisor := getattr(config, "logits_scaling", None):
             scale /= float(divisor)
-        head = cls(linear, scale=scale, softcap=getattr(config, "final_logit_softcapping", None))
+        softcap = getattr(config, "final_logit_softcapping", None)
+        head = cls(linear, scale=scale, softcap=softcap, cpu=cpu)
         head._check(model)
         return head
 
@@ -66,6 +70,12 @@ class LogitHead:
         self, hidden_ND: Tensor, token_ids_N: Tensor, *, temperature: float = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Log-prob [N] of each token and, if asked, the entropy [N] of its distribution; see functional."""
+        is_scaled_alone = self.linear.bias is None and self.softcap is None and temperature > 0
+        if is_scaled_alone and self.cpu.takes(hidden_ND):
+            factor = self.scale * (1 / temperature)
+            return self.cpu.logprobs(
+                hidden_ND, self.linear.weight, token_ids_N, factor=factor, entropy=entropy
+            )
         return fused_logprobs(
             hidden_ND,
             self.linear.weight,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 WORTHWHILE = 64
-"""Prompts of a row share their common beginning if that saves at least so many tokens."""
+"""Prompts of a row share their common prefix if that saves at least so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,17 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """One row of N tokens: the trunk, then all prompts, then all answers, and tables that say which is which.
+    """One row of N tokens: the prefix, then all prompts, then all answers, and tables that say which is which.
 
     P prompts of at most L tokens, G answers per prompt at most, each of at most T input tokens. An answer's
     last token predicts nothing that counts, so it is a target but no input.
 
-    The trunk is the beginning that all of the row's prompts have in common, such as a system message; it stands
+    The prefix is what all of the row's prompts have in common at their beginning, such as a system message; it stands
     in the row once. Each prompt has at least one token of its own.
     """
 
     token_ids_N: Tensor
-    trunk: int
+    prefix: int
     """Tokens that all prompts share, the row's first; 0 if sharing would hardly save any."""
     position_N: Tensor
     """Position of each token in its own sequence (answers go on where their prompt ends)."""
@@ -42,11 +42,11 @@ class PackedRow:
     answer_length_PG: Tensor
     """Input tokens of each answer (its length − 1); −1 where a prompt has fewer than G answers."""
     prompt_index_PL: Tensor
-    """Row index of each prompt token, the trunk's included; 0 beyond its end."""
+    """Row index of each prompt token, the prefix's included; 0 beyond its end."""
     answer_index_PGT: Tensor
     """Row index of each answer's input token; 0 beyond its end."""
     prompt_slot_n: Tensor
-    """For the row's first tokens (the prompts'): their flat place in [P, L]; the trunk's in the first prompt."""
+    """For the row's first tokens (the prompts'): their flat place in [P, L]; the prefix's in the first prompt."""
     answer_slot_n: Tensor
     """For the row's remaining tokens (the answers'): their flat place in [P, G, T]."""
     source_M: Tensor
@@ -91,19 +91,19 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
     answer_slots: list[np.ndarray] = []
     sources: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    trunk = common_beginning([b.prompt_ids for b in bundles])
-    if (P - 1) * trunk < worthwhile:
-        trunk = 0
-    start = trunk
-    tokens.append(np.asarray(bundles[0].prompt_ids[:trunk], dtype=np.int64))
-    positions.append(np.arange(trunk))
-    prompt_slots.append(np.arange(trunk))
+    prefix = common_prefix([b.prompt_ids for b in bundles])
+    if (P - 1) * prefix < worthwhile:
+        prefix = 0
+    start = prefix
+    tokens.append(np.asarray(bundles[0].prompt_ids[:prefix], dtype=np.int64))
+    positions.append(np.arange(prefix))
+    prompt_slots.append(np.arange(prefix))
     for p, bundle in enumerate(bundles):
-        own = np.arange(trunk, prompt_length[p])
-        tokens.append(np.asarray(bundle.prompt_ids[trunk:], dtype=np.int64))
+        own = np.arange(prefix, prompt_length[p])
+        tokens.append(np.asarray(bundle.prompt_ids[prefix:], dtype=np.int64))
         positions.append(own)
-        prompt_index[p, :trunk] = np.arange(trunk)
-        prompt_index[p, own] = start + own - trunk
+        prompt_index[p, :prefix] = np.arange(prefix)
+        prompt_index[p, own] = start + own - prefix
         prompt_slots.append(p * L + own)
         start += len(own)
     for p, bundle in enumerate(bundles):
@@ -124,7 +124,7 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
 
     return PackedRow(
         token_ids_N=join(tokens),
-        trunk=trunk,
+        prefix=prefix,
         position_N=join(positions),
         prompt_length_P=torch.from_numpy(prompt_length),
         answer_length_PG=torch.from_numpy(answer_length),
@@ -137,7 +137,7 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
     )
 
 
-def common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with alike, so that one is left to each."""
     first = np.asarray(prompts[0])
     common = min(map(len, prompts)) - 1

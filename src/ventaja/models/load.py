@@ -11,13 +11,14 @@ import torch
 from safetensors import SafetensorError
 
 from ventaja import hub
+from ventaja.cpu import multiplies_bfloat16
 from ventaja.errors import ConfigError, ModelError, did_you_mean
 from ventaja.models.adapters import add_adapters, attach, kept_base
 from ventaja.models.catalog import CATALOG, packaged_model
 from ventaja.models.chat import check_chat_template, read_chat_template
 from ventaja.models.policy import Policy
 from ventaja.models.quiet import without_progress_bars
-from ventaja.settings import LoraSettings, Precision
+from ventaja.settings import CpuWay, LoraSettings, Precision
 
 
 def resolve_device(device: str) -> torch.device:
@@ -44,8 +45,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
 
 
 def resolve_model(name: str) -> str:
@@ -104,11 +104,13 @@ def load_policy(
     lora: LoraSettings | None = None,
     trust_remote_code: bool = False,
     chat_template: str | None = None,
+    cpu: CpuWay | None = None,
 ) -> Policy:
     """Load `name` (catalogue name, local folder or hub id) ready to score and sample.
 
     Weights are held in the compute precision; training keeps float32 masters beside them. A folder that holds
-    a PEFT adapter is loaded on top of its base model. Raises ModelError with what to do next.
+    a PEFT adapter is loaded on top of its base model. `cpu`: fast or plain (model.cpu); None leaves it to VENTAJA_CPU.
+    Raises ModelError or ConfigError with what to do next.
     """
     source = resolve_model(name)
     place = resolve_device(device)
@@ -120,7 +122,7 @@ def load_policy(
         check_chat_template(tokenizer)
     if lora is not None:
         module = add_adapters(module, lora, name=name)
-    return Policy(module.to(place), tokenizer, name=name)
+    return Policy(module.to(place), tokenizer, name=name, cpu=cpu)
 
 
 _NO_PICKLE = (

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ventaja.models import fast_layers
+from ventaja.cpu import choose
 from ventaja.models.attention import angles_change_after, plain_attention, plan_attention
 from ventaja.models.chat import Tokenizer
 from ventaja.models.group_attention import GroupAttention
@@ -23,6 +23,7 @@ from ventaja.models.head import LogitHead
 from ventaja.models.layout import PackedRow
 from ventaja.models.padded import padded_hidden
 from ventaja.models.quiet import without_progress_bars
+from ventaja.settings import CpuWay
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class TokenScores:
 class Policy:
     """A causal LM with its tokenizer.
 
-    `module` is what is saved (a PEFT model if adapters are on); `causal_lm` is the plain model inside it.
+    `module` is what is saved (a PEFT model if adapters are on); `causal_lm` is the plain model inside it. `cpu` is
+    the setting of that name.
     """
 
-    def __init__(self, module: Any, tokenizer: Tokenizer, *, name: str) -> None:
+    def __init__(self, module: Any, tokenizer: Tokenizer, *, name: str, cpu: CpuWay | None = None) -> None:
+        self.cpu = choose(cpu)
+        """What may be computed faster on a CPU."""
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
@@ -51,13 +55,13 @@ class Policy:
         """Gradient checkpointing (arXiv:1604.06174): layers are computed again in the backward pass."""
         module.eval()
         with plain_attention(self.causal_lm):
-            self.head = LogitHead.of(self.causal_lm)
+            self.head = LogitHead.of(self.causal_lm, self.cpu)
         self.not_packable = plan_attention(self.causal_lm)
         """Why this model cannot share a prompt's computation; None if it can."""
         self.angles_change_after = angles_change_after(self.causal_lm)
         """The length beyond which a sequence is another one to this model from its first token on; None if never."""
         if self.not_packable is None:
-            fast_layers.install(self.causal_lm)
+            self.cpu.install(self.causal_lm)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +90,12 @@ class Policy:
 
     @property
     def fallback_note(self) -> str | None:
-        """What to tell the user if this model takes the plain way: same results, more work."""
+        """What to tell the user if this model or this torch goes a plainer way: same results, more work."""
+        notes = (self._not_packed_note, self.cpu.missing if self.device.type == "cpu" else None)
+        return " ".join(note for note in notes if note) or None
+
+    @property
+    def _not_packed_note(self) -> str | None:
         if self.not_packable is not None:
             return (
                 f"{self.name} is trained and sampled the plain way, with padding and each prompt computed once "
@@ -117,7 +126,7 @@ class Policy:
         if not self.is_packed(int(row.position_N.max()) + 1):
             return self.score_padded(row, temperature=temperature, entropy=entropy)
         row = row.to(self.device)
-        hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row))
+        hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row, self.cpu))
         return self._scores(hidden_ND[row.source_M], row, temperature, entropy)
 
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:

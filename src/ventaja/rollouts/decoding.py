@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ventaja import kernels
-from ventaja.models.fast_attention import HIDDEN
+from ventaja.cpu import HIDDEN, Cpu
 from ventaja.models.group_attention import GroupAttention
 from ventaja.models.layout import PackedRow
 
@@ -60,9 +59,9 @@ class SharedCache:
 class Prefill:
     """The plan of a prompts-only row: attend causally, and keep keys and values in the given prompt slots."""
 
-    def __init__(self, row: PackedRow, cache: SharedCache, slots: list[int]) -> None:
+    def __init__(self, row: PackedRow, cache: SharedCache, slots: list[int], cpu: Cpu) -> None:
         self.row, self.cache, self.slots = row, cache, slots
-        self.attention = GroupAttention(row)
+        self.attention = GroupAttention(row, cpu)
 
     def attend(
         self,
@@ -122,8 +121,8 @@ class Membership:
 class Decode:
     """The plan of one decoding step: B answers, one new token each, `length_B` tokens already in the cache."""
 
-    def __init__(self, cache: SharedCache, members: Membership, length_B: Tensor) -> None:
-        self.cache, self.members, self.length_B = cache, members, length_B
+    def __init__(self, cache: SharedCache, members: Membership, length_B: Tensor, cpu: Cpu) -> None:
+        self.cache, self.members, self.length_B, self.cpu = cache, members, length_B, cpu
         self.rows = torch.arange(len(length_B), device=length_B.device)
         self.longest = int(length_B.max()) + 1
         self._masks: dict[int | None, tuple[Tensor, Tensor]] = {}
@@ -146,14 +145,18 @@ class Decode:
         answer_key, answer_value = self.cache.answer_BKTD[layer]
         same_width = value_KND.shape[2] == D
         few_keys = self.cache.prompt_length + self.longest <= FEW_KEYS
-        if softcap is None and same_width and few_keys and kernels.usable(query_HND, key_KND, value_KND):
-            query, key, value = (x.transpose(0, 1).contiguous() for x in (query_HND, key_KND, value_KND))
-            output = torch.empty_like(query)
-            kernels.decode_attention(
-                query, key, value, prompt_key, prompt_value, answer_key, answer_value, self.members.slot_B,
-                self.members.prompt_length_S, self.length_B, window or 0, scaling, output,
-            )  # fmt: skip
-            return output
+        if softcap is None and same_width and few_keys and self.cpu.takes(query_HND, key_KND, value_KND):
+            return self.cpu.decode_attention(
+                query_HND.transpose(0, 1),
+                (key_KND.transpose(0, 1), value_KND.transpose(0, 1)),
+                (prompt_key, prompt_value),
+                (answer_key, answer_value),
+                slot_B=self.members.slot_B,
+                prompt_length_S=self.members.prompt_length_S,
+                length_B=self.length_B,
+                window=window,
+                scaling=scaling,
+            )
         answer_key[self.rows, :, self.length_B] = key_KND.transpose(0, 1)
         answer_value[self.rows, :, self.length_B] = value_KND.transpose(0, 1)
         prompt_mask, answer_mask = self._hidden(window, query_HND.dtype)
@@ -161,7 +164,7 @@ class Decode:
         query = query_HND.transpose(0, 1)  # [B, H, D]
         S, G = self.members.grid_SG.shape
         shared = query[self.members.grid_SG.flatten()].view(S, G, K, repeat, D).transpose(1, 2)
-        over_prompt, prompt_lse = _partial_attention(
+        over_prompt, prompt_lse = self._partial_attention(
             shared.reshape(S, K, G * repeat, D),
             prompt_key[:S],
             prompt_value[:S],
@@ -173,7 +176,7 @@ class Decode:
             over_prompt.view(S, K, G, repeat, -1).transpose(1, 2).flatten(0, 1)[self.members.place_B]
         )
         prompt_lse = prompt_lse.view(S, K, G, repeat).transpose(1, 2).flatten(0, 1)[self.members.place_B]
-        over_answer, answer_lse = _partial_attention(
+        over_answer, answer_lse = self._partial_attention(
             query.reshape(B, K, repeat, D),
             answer_key[:B, :, : self.longest],
             answer_value[:B, :, : self.longest],
@@ -203,18 +206,15 @@ class Decode:
             )
         return self._masks[window]
 
-
-def _partial_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Attention over a part of the keys, and the log of its sum of exponentials, by which parts are joined."""
-    if softcap is None and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask, scale=scaling
-        )
-    scores = (query @ key.transpose(-1, -2)).float() * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores + mask
-    lse = scores.logsumexp(dim=-1)
-    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+    def _partial_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention over a part of the keys, and the log of its sum of exponentials, by which parts are joined."""
+        if softcap is None and (faster := self.cpu.attention_with_total(query, key, value, mask, scaling)):
+            return faster
+        scores = (query @ key.transpose(-1, -2)).float() * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores = scores + mask
+        lse = scores.logsumexp(dim=-1)
+        return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ventaja import kernels
-from ventaja.kernels import BLOCK
 from ventaja.rollouts.engine import Sampling
+
+BLOCK = 256
+"""Words per block: a draw sums blocks first, then walks through one."""
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -19,11 +20,6 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> tuple[Tens
     if sampling.temperature == 0:
         token_B = logits_BV.argmax(dim=-1)
         return token_B, torch.zeros(len(token_B), dtype=torch.float32, device=token_B.device)
-    if sampling.is_whole and kernels.usable(logits_BV):
-        token_B = torch.empty(len(logits_BV), dtype=torch.long)
-        logprob_B = torch.empty(len(logits_BV))
-        kernels.draw_words(logits_BV.contiguous(), 1 / sampling.temperature, uniform_B, token_B, logprob_B)
-        return token_B, logprob_B
     logits_BV = logits_BV.float()
     if sampling.temperature != 1:
         logits_BV.div_(sampling.temperature)

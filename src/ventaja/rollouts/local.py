@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ventaja.cpu import Packed
 from ventaja.errors import DataError
-from ventaja.models import Bundle, PackedWeights, Policy, pack_row
+from ventaja.models import Bundle, Policy, pack_row
 from ventaja.records import Completion, StopReason
 from ventaja.rollouts.answer import Answer
 from ventaja.rollouts.decoding import Decode, Membership, Prefill, SharedCache
@@ -39,7 +40,7 @@ class LocalEngine:
         self.release()
 
     def release(self) -> None:
-        self._weights: PackedWeights | None = None
+        self._weights: Packed | None = None
 
     @torch.inference_mode()
     def sample(
@@ -54,7 +55,7 @@ class LocalEngine:
         if not requests:
             return []
         if self._weights is None:
-            self._weights = PackedWeights(self.policy.causal_lm)
+            self._weights = self.policy.cpu.pack(self.policy.causal_lm)
         with self._weights.active():
             return self._sample(requests, sampling, should_stop, finished)
 
@@ -71,11 +72,15 @@ class LocalEngine:
         batch = kind(self.policy, requests, self.max_batch)
         stop_strings = StopStrings(self.policy.tokenizer, sampling.stop)
         done: dict[tuple[int, int], Completion] = {}
+        cpu = self.policy.cpu
 
         def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
             answers = [batch.answers[row] for row in rows]
             uniform_B = torch.tensor([a.uniforms[len(a.tokens)] for a in answers], dtype=torch.float64)
-            token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
+            if sampling.is_whole and cpu.takes(logits_BV):
+                token_B, logprob_B = cpu.draw(logits_BV, uniform_B, temperature=sampling.temperature)
+            else:
+                token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
             ended = []
             for row, answer, token, logprob in zip(
                 rows, answers, token_B.tolist(), logprob_B.tolist(), strict=True
@@ -95,7 +100,8 @@ class LocalEngine:
             if fresh := batch.admit(waiting):
                 choose(fresh, batch.first_logits(fresh))
             if batch.answers:
-                choose(range(len(batch.answers)), batch.next_logits())
+                with cpu.step("decoding"):
+                    choose(range(len(batch.answers)), batch.next_logits())
         return [tuple(done[r, k] for k in range(request.count)) for r, request in enumerate(requests)]
 
     def _queue(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
@@ -180,7 +186,7 @@ class SharedBatch:
         for chunk in _chunks_by_tokens(requests, lambda r: len(self.requests[r].prompt_ids), PREFILL_TOKENS):
             row = pack_row([Bundle(prompt_ids=self.requests[r].prompt_ids, answers=[]) for r in chunk])
             row = row.to(self.policy.device)
-            plan = Prefill(row, self.cache, [self.slot_of[r] for r in chunk])
+            plan = Prefill(row, self.cache, [self.slot_of[r] for r in chunk], self.policy.cpu)
             hidden_ND = self.policy.hidden(row.token_ids_N, row.position_N, plan)
             last_P = row.prompt_index_PL.gather(1, row.prompt_length_P[:, None] - 1)[:, 0]
             for request, last in zip(chunk, last_P.tolist(), strict=True):
@@ -205,7 +211,7 @@ class SharedBatch:
         length_B = torch.tensor(length, device=device)
         position_B = torch.tensor(prompt_length, device=device) + length_B
         token_B = torch.tensor([answer.tokens[-1] for answer in self.answers], device=device)
-        plan = Decode(self.cache, self._members, length_B)
+        plan = Decode(self.cache, self._members, length_B, self.policy.cpu)
         return self.policy.head.logits(self.policy.hidden(token_B, position_B, plan), widened=False)
 
     def remove(self, rows: list[int]) -> None:

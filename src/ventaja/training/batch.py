@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ventaja.models import Bundle, PackedRow, TokenizedExample, pack_row
-from ventaja.models.layout import WORTHWHILE, common_beginning
+from ventaja.models.layout import WORTHWHILE, common_prefix
 from ventaja.records import Group
 from ventaja.training.algorithms import Algorithm
 
@@ -95,16 +95,16 @@ class Batch:
         pieces = [piece for members in by_group.values() for piece in self._split(members, max_tokens)]
         pieces.sort(key=self._cost, reverse=True)
         # What all prompts begin with stands in each row once, if any two of them share enough to be worth it.
-        trunk = common_beginning([self.prompt_ids[piece[0]] for piece in pieces]) if pieces else 0
-        trunk = trunk if trunk >= WORTHWHILE else 0
+        prefix = common_prefix([self.prompt_ids[piece[0]] for piece in pieces]) if pieces else 0
+        prefix = prefix if prefix >= WORTHWHILE else 0
         rows: list[list[list[int]]] = []
         room: list[int] = []
         for piece in pieces:
-            cost = self._cost(piece) - trunk
+            cost = self._cost(piece) - prefix
             place = next((r for r, left in enumerate(room) if left >= cost), None)
             if place is None:
                 rows.append([])
-                room.append(max_tokens - trunk)
+                room.append(max_tokens - prefix)
                 place = len(rows) - 1
             rows[place].append(piece)
             room[place] -= cost

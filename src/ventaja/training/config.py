@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ventaja.errors import ConfigError
-from ventaja.settings import GENERATED, LoraSettings, Precision, Sampling, Settings
+from ventaja.settings import GENERATED, CpuWay, LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
 from ventaja.training.validation import explain, setting_hint
 
@@ -37,6 +37,9 @@ class ModelConfig(Settings):
     """auto, cpu, cuda, cuda:1, …"""
     precision: Precision = "auto"
     """Compute precision; training keeps float32 master weights. auto: bfloat16 where the hardware has it."""
+    cpu: CpuWay | None = None
+    """On a CPU, fast takes compiled kernels and packed weights, and plain goes the ways written in torch: the same
+    results up to rounding, slower. Unset, the environment variable VENTAJA_CPU says which, and without it fast."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all weights; true for those of the defaults."""
     trust_remote_code: bool = False

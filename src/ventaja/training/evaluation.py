@@ -101,6 +101,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
             precision=config.model.precision,
             trust_remote_code=config.model.trust_remote_code,
             chat_template=config.model.chat_template,
+            cpu=config.model.cpu,
         )
     limit = config.data.max_prompt_tokens
     prompts, ids, left_out = render_all(policy, environment.prompts, max_prompt_tokens=limit)

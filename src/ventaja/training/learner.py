@@ -123,10 +123,11 @@ class Learner:
         def gradients(rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
             loss, sums = 0.0, dict[str, float]()
             for row in rows:
-                scores = self.network.score(row.packed, temperature=temperature, entropy=entropy)
-                loss_M, stats = objective(row, scores)
-                row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
-                row_loss.backward()
+                with self.network.cpu.step("training", float(row.packed.tokens)):
+                    scores = self.network.score(row.packed, temperature=temperature, entropy=entropy)
+                    loss_M, stats = objective(row, scores)
+                    row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
+                    row_loss.backward()
                 loss += float(row_loss.detach())
                 for name, value in stats.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
@@ -136,7 +137,8 @@ class Learner:
         loss, sums = self.budget.run(cut, gradients, undo=optimiser.forget_gradients)
         learning_rate, number = optimiser.learning_rate, optimiser.updates + 1
         if math.isfinite(loss):
-            grad_norm = optimiser.step()
+            with self.network.cpu.step("optimiser"):
+                grad_norm = optimiser.step()
         else:
             grad_norm = math.nan
             optimiser.forget_gradients()

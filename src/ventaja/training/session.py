@@ -277,11 +277,12 @@ def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
         lora=config.lora,
         trust_remote_code=config.trust_remote_code,
         chat_template=config.chat_template,
+        cpu=config.cpu,
     )
 
 
 MAY_CHANGE = (
-    "eval.", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
+    "eval.", "model.cpu", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
     "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_batch", "run.max_memory",
     "run.resume", "run.rounds", "run.trackers", "run.updates",
 )  # fmt: skip

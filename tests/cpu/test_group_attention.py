@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ventaja.models import Bundle, fast_attention, pack_row
+from ventaja.cpu import group_attention
+from ventaja.models import Bundle, pack_row
 from ventaja.models.group_attention import GroupAttention
 
 SHAPES = {
@@ -13,15 +14,15 @@ SHAPES = {
     "no answers": [(3, []), (5, [])],
     "one answer": [(1, [9])],
     "long prompts": [(9, [3, 1, 4]), (12, [6]), (7, [2, 2]), (7, [])],
-    "one token after the trunk": [(4, [3, 1, 4]), (4, [6]), (4, [])],
+    "one token after the prefix": [(4, [3, 1, 4]), (4, [6]), (4, [])],
 }
-TRUNKS = {
+PREFIXES = {
     "uneven groups": 1,
     "answers of one token": 2,
     "no answers": 2,
     "one answer": 0,
     "long prompts": 6,
-    "one token after the trunk": 3,
+    "one token after the prefix": 3,
 }
 """How many tokens their prompts share: those of the shortest but one."""
 
@@ -29,7 +30,7 @@ TRUNKS = {
 @pytest.mark.parametrize("large", [0, 2**23], ids=["flash kernels", "plain products"])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("worthwhile", [1, 10**6], ids=["trunk", "no trunk"])
+@pytest.mark.parametrize("worthwhile", [1, 10**6], ids=["prefix", "no prefix"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fast_equals_plain(
     shape: str,
@@ -39,7 +40,7 @@ def test_fast_equals_plain(
     large: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fast_attention, "LARGE", large)
+    monkeypatch.setattr(group_attention, "LARGE", large)
     row = pack_row(
         [
             Bundle(prompt_ids=list(range(prompt)), answers=[list(range(n)) for n in answers])
@@ -47,7 +48,7 @@ def test_fast_equals_plain(
         ],
         worthwhile=worthwhile,
     )
-    assert row.trunk == (TRUNKS[shape] if worthwhile == 1 else 0)
+    assert row.prefix == (PREFIXES[shape] if worthwhile == 1 else 0)
     generator = torch.Generator().manual_seed(0)
 
     def random(heads: int) -> Tensor:
@@ -59,7 +60,7 @@ def test_fast_equals_plain(
     results = []
     for attend in (
         lambda: plan._attend_plainly(query, key, value, 0.3, window, None),
-        lambda: fast_attention.group_attention(query, key, value, plan._fast_parts(window), 0.3),
+        lambda: group_attention.RowAttention(row)(query, key, value, 0.3, window),
     ):
         output = attend()
         results.append([output, *torch.autograd.grad((output * weight).sum(), (query, key, value))])
@@ -70,7 +71,7 @@ def test_fast_equals_plain(
 @pytest.mark.parametrize("large", [0, 2**23], ids=["flash kernels", "plain products"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_is_near_the_exact_result(shape: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_attention, "LARGE", large)
+    monkeypatch.setattr(group_attention, "LARGE", large)
     bundles = [
         Bundle(prompt_ids=list(range(prompt)), answers=[list(range(n)) for n in answers])
         for prompt, answers in SHAPES[shape]
@@ -84,7 +85,7 @@ def test_bfloat16_is_near_the_exact_result(shape: str, large: int, monkeypatch: 
     for dtype in (torch.float64, torch.bfloat16):
         inputs = [x.bfloat16().to(dtype).requires_grad_() for x in exact]
         if dtype == torch.bfloat16:
-            output = fast_attention.group_attention(*inputs, plan._fast_parts(None), 0.3)
+            output = group_attention.RowAttention(row)(*inputs, 0.3, None)
         else:
             output = plan._attend_plainly(*inputs, 0.3, None, None)
         results.append([output, *torch.autograd.grad((output * weight).sum(), inputs)])

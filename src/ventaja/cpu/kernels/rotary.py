@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ventaja.kernels.numbers import kernel, narrow, prange, widen
+from ventaja.cpu.kernels.numbers import kernel, narrow, prange, widen
 
 
 @kernel

@@ -7,15 +7,14 @@ float64, or without a plan for attention, the replaced forward is called as befo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ventaja import kernels
+from ventaja.cpu import FAST, kernels
+from ventaja.cpu.replacing import FastForward
 
 # The operations ---------------------------------------------------------------------------------------------
 
@@ -126,18 +125,6 @@ SIZES = (1.0, 1e3)
 # The layers -------------------------------------------------------------------------------------------------
 
 
-class FastForward:
-    """Stands in for a module's forward; `plain` is the forward that it replaced."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module: Any = module
-        self.plain = module.forward
-
-    def trial(self) -> bool:
-        """True if this computes what the module itself does, on a few tokens."""
-        raise NotImplementedError
-
-
 class FastNorm(FastForward):
     """Of a root-mean-square norm; which of the three customary ways it is, the trial finds out."""
 
@@ -187,7 +174,7 @@ class FastNorm(FastForward):
         return bool(differing)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not kernels.usable(x, self.module.weight):
+        if not FAST.takes(x, self.module.weight):
             return self.plain(x)
         return rms_norm(x, self.module.weight, eps=self.eps, **self.way)
 
@@ -220,7 +207,7 @@ class FastMLP(FastForward):
         return True
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not kernels.usable(x):
+        if not FAST.takes(x):
             return self.plain(x)
         gate, up = self.module.gate_proj(x), self.module.up_proj(x)
         return self.module.down_proj(gated(gate, up, self.activation))
@@ -262,7 +249,7 @@ class FastAttention(FastForward):
     ) -> Any:
         m = self.module
         whole = position_embeddings is not None and position_embeddings[0].shape[-1] == m.head_dim
-        if plan is None or not whole or not kernels.usable(hidden_states):
+        if plan is None or not whole or not FAST.takes(hidden_states):
             return self.plain(hidden_states, position_embeddings=position_embeddings, plan=plan, **others)
         query, key, value = (
             part(hidden_states)[0].unflatten(-1, (-1, m.head_dim)) for part in (m.q_proj, m.k_proj, m.v_proj)
@@ -289,8 +276,6 @@ KINDS = (FastNorm, FastMLP, FastAttention)
 @torch.no_grad()
 def install(model: nn.Module) -> None:
     """Replace the forward of every layer that a kind fits and whose trial succeeds; norms first, others use them."""
-    if any(p.device.type != "cpu" for p in model.parameters()):
-        return
     for kind in KINDS:
         for module in model.modules():
             if not kind.fits(module):
@@ -306,19 +291,6 @@ def install(model: nn.Module) -> None:
                 is_equal = False
             if is_equal:
                 module.forward = fast
-
-
-@contextmanager
-def removed(model: nn.Module) -> Iterator[None]:
-    """Inside the block every layer computes as transformers wrote it."""
-    fast = [(m, m.forward) for m in model.modules() if isinstance(vars(m).get("forward"), FastForward)]
-    for module, _ in fast:
-        del module.forward
-    try:
-        yield
-    finally:
-        for module, forward in fast:
-            module.forward = forward
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

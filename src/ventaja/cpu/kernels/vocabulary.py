@@ -6,10 +6,10 @@ log-prob. Only the likeliest words matter to a log-prob, so the logits of those 
 
 import numpy as np
 
-from ventaja.kernels.numbers import dot, exp, kernel, largest, narrow, on_rows, prange, widen
+from ventaja.cpu.kernels.numbers import dot, exp, kernel, largest, narrow, on_rows, prange, widen
 
 BLOCK = 256
-"""Words per block: a draw sums blocks first, then walks through one."""
+"""Words per block: sums are made block by block, and a draw then walks through one."""
 
 
 @on_rows

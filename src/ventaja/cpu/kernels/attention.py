@@ -1,11 +1,11 @@
-"""Around the products of group attention: heads into a grid and back, and a softmax over two pieces.
+"""Around the products of group attention: heads into a grid and back, and a softmax over what is shared and what is own.
 
 A grid is [P, K, G, R, T, D]: P prompts, K key heads, G answers, R query heads per key head, T tokens, width D.
 """
 
 import numpy as np
 
-from ventaja.kernels.numbers import (
+from ventaja.cpu.kernels.numbers import (
     copy_scaled,
     dot,
     exponentiate,
@@ -53,10 +53,10 @@ def scatter_heads(grid, slot, start, x):
 
 @kernel
 def join_softmax(over_prompt, over_own, prompt_length, tokens, window, scaling):
-    """Scores become weights, in place: one softmax over both pieces of what a query sees, 0 elsewhere.
+    """Scores become weights, in place: one softmax over all that a query sees, 0 elsewhere.
 
-    Each line holds one answer's scores under one query head: over its prompt [P·K·G·R, T·L], over itself
-    [P·K·G·R, T·T]. Token t sees the `prompt_length` [P] tokens of its prompt and its own up to t; with a window (0
+    Each line holds one segment's scores under one query head: over what it shares, as an answer its prompt
+    [P·K·G·R, T·L], and over itself [P·K·G·R, T·T]. Token t sees the `prompt_length` [P] tokens of its prompt and its own up to t; with a window (0
     for none) only the last `window` of them all.
     """
     lines = len(over_own)

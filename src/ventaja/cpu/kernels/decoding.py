@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ventaja.kernels.numbers import (
+from ventaja.cpu.kernels.numbers import (
     copy_scaled,
     dot,
     exponentiate,

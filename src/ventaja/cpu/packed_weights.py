@@ -1,16 +1,13 @@
-"""Weights in oneDNN's own layout, so that a product with few rows does not rearrange them each time; for the CPU."""
+"""Weights in oneDNN's own layout, so that a product with few rows does not rearrange them each time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-ROWS = 64
-"""The number of rows that the layout is chosen for; others work too."""
+from ventaja.cpu import operators
 
 
 class PackedWeights:
@@ -18,7 +15,7 @@ class PackedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         self._packed = [
-            (m, _Packed(m)) for m in model.modules() if type(m) is nn.Linear and _can_pack(m.weight)
+            (m, _Packed(m)) for m in model.modules() if type(m) is nn.Linear and operators.can_pack(m.weight)
         ]
 
     @contextmanager
@@ -36,16 +33,7 @@ class PackedWeights:
 class _Packed:
     def __init__(self, linear: nn.Linear) -> None:
         self.bias = linear.bias
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self.weight = operators.pack_weight(linear.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        nothing: Any = ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *nothing)
-
-
-def _can_pack(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32
+        return operators.packed_product(x, self.weight, self.bias)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ventaja.kernels.threads import config, numba, use_torchs_threads
+from ventaja.cpu.kernels.threads import config, numba, use_torchs_threads
 from ventaja.settings import cache_folder
 
 prange = numba.prange
@@ -31,14 +31,6 @@ _ONLY_PRANGE = dict.fromkeys(
     ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
 )
 """Assignments to slices stay ordinary loops, which compile several times faster."""
-
-
-def usable(*tensors: Tensor) -> bool:
-    """True if kernels take these tensors: on a CPU, in float32 or bfloat16, all in the same."""
-    first = tensors[0]
-    return first.dtype in (torch.float32, torch.bfloat16) and all(
-        t.device.type == "cpu" and t.dtype == first.dtype for t in tensors
-    )
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:

@@ -5,7 +5,7 @@ import torch
 from tiny import make_model
 from torch.testing import assert_close
 
-from ventaja.models import PackedWeights
+from ventaja.cpu.packed_weights import PackedWeights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

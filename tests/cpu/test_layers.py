@@ -1,16 +1,25 @@
 """Replaced layers compute what transformers' own do; those that nothing fits keep their own."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from test_packing import BUNDLES, EXACT
-from tiny import PACKABLE, make_policy, shared_policy
+from tiny import PACKABLE, WINDOW, make_policy, shared_policy
 from torch.testing import assert_close
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
-from ventaja.models import fast_layers, pack_row
-from ventaja.models.fast_layers import FastAttention, FastForward, FastMLP, FastNorm
+from ventaja import cpu
+from ventaja.cpu.layers import FastAttention, FastMLP, FastNorm
+from ventaja.models import Bundle, pack_row
+
+EXACT = {"rtol": 1e-5, "atol": 2e-5}
+BUNDLES = [
+    Bundle(prompt_ids=list(range(3, 3 + prompt)), answers=[list(range(40, 40 + n)) for n in answers])
+    for prompt, answers in ((5, (3, 1, 7)), (1, (4,)), (2 * WINDOW + 3, (2, 9)), (WINDOW, (1,)))
+]
+"""Uneven answers; a prompt longer than the window, and an answer that outgrows it."""
 
 # Two layers each. Gemma has four norms a layer and, in 3, two more for queries and keys; and one at the end.
 COUNTS = {
@@ -34,11 +43,8 @@ def test_values_and_gradients_equal_those_of_the_models_own_layers(kind: str) ->
     results = []
     for plainly in (False, True):
         policy = make_policy(kind)
-        if plainly:
-            for module in policy.causal_lm.modules():
-                if isinstance(vars(module).get("forward"), FastForward):
-                    del module.forward
-        score = policy.score(row, entropy=True)
+        with cpu.removed(policy.causal_lm) if plainly else nullcontext():
+            score = policy.score(row, entropy=True)
         assert score.entropy_M is not None
         (score.logprob_M.mean() + score.entropy_M.mean()).backward()
         results.append([score.logprob_M, *(p.grad for _, p in policy.parameters())])
@@ -50,7 +56,7 @@ def test_inside_the_block_the_layers_are_the_models_own() -> None:
     model = shared_policy("llama").causal_lm
     norm = model.model.norm
     assert isinstance(norm.forward, FastNorm)
-    with fast_layers.removed(model):
+    with cpu.removed(model):
         assert "forward" not in vars(norm)
     assert isinstance(norm.forward, FastNorm)
 
@@ -61,7 +67,7 @@ def test_a_layer_that_computes_something_else_keeps_its_own() -> None:
             return 1.5 * super().forward(x)
 
     model = torch.nn.Sequential(ScaledRMSNorm(8, eps=1e-5), torch.nn.RMSNorm(8, eps=1e-5))
-    fast_layers.install(model)
+    cpu.FAST.install(model)
     assert "forward" not in vars(model[0])
     assert isinstance(model[1].forward, FastNorm)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
@@ -84,7 +90,7 @@ def test_which_norm_it_is_does_not_depend_on_its_weights(kind: type, way: int, d
     """With a weight of 300 the 1 that Gemma adds is smaller than a rounding of bfloat16."""
     for weight in (1.0, 300.0):
         norm = norm_of(kind, weight).to(dtype)
-        fast_layers.install(norm)
+        cpu.FAST.install(norm)
         assert norm.forward.way == FastNorm.WAYS[way]
         assert float(norm.weight.detach()[0]) == weight
         assert norm.weight.dtype == dtype
@@ -100,7 +106,7 @@ def test_a_norm_whose_epsilon_is_not_found_keeps_its_own() -> None:
             return self.weight * x * (x.square().mean(-1, keepdim=True) + self.small).rsqrt()
 
     norm = OddRMSNorm()
-    fast_layers.install(norm)
+    cpu.FAST.install(norm)
     assert "forward" not in vars(norm)
 
 
@@ -112,7 +118,7 @@ def test_an_mlp_that_clamps_keeps_its_own() -> None:
     config = make_policy("llama").causal_lm.config
     for kind, is_replaced in ((LlamaMLP, True), (Clamping, False)):
         mlp = kind(config)
-        fast_layers.install(mlp)
+        cpu.FAST.install(mlp)
         assert ("forward" in vars(mlp)) == is_replaced
 
 
@@ -123,14 +129,14 @@ def test_attention_that_clamps_keeps_its_own() -> None:
 
     config = make_policy("llama").causal_lm.config
     for attention, is_replaced in ((LlamaAttention(config, 0), True), (Clamping(config, 0), False)):
-        fast_layers.install(attention)
+        cpu.FAST.install(attention)
         assert ("forward" in vars(attention)) == is_replaced
 
 
 def test_rotation_of_a_part_of_each_head_is_left_to_the_model() -> None:
     config = make_policy("llama").causal_lm.config
     attention = LlamaAttention(config, 0)
-    fast_layers.install(attention)
+    cpu.FAST.install(attention)
     called = []
     attention.forward.plain = lambda hidden, **how: called.append(how["position_embeddings"])
     hidden, half = torch.zeros(1, 3, config.hidden_size), torch.ones(1, 3, attention.head_dim // 2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ventaja.kernels.numbers import kernel, narrow, prange, widen
+from ventaja.cpu.kernels.numbers import kernel, narrow, prange, widen
 
 PARTS = 64
 """Rows are summed for the weight's gradient in this many parts, whatever the number of threads."""

@@ -4,14 +4,13 @@ Each does exactly what a few lines of torch beside its caller do, and a test say
 Compiled by numba at first use, and kept on disk; threads are torch's own.
 """
 
-from ventaja.kernels.attention import gather_heads, join_softmax, join_softmax_gradient, scatter_heads
-from ventaja.kernels.decoding import decode_attention
-from ventaja.kernels.gated import GELU_TANH, SILU, gated, gated_gradient
-from ventaja.kernels.norm import PARTS, rms_norm, rms_norm_gradient
-from ventaja.kernels.numbers import usable
-from ventaja.kernels.rotary import rotate
-from ventaja.kernels.threads import CompileError
-from ventaja.kernels.vocabulary import BLOCK, draw_words, log_totals, logit_gradients
+from ventaja.cpu.kernels.attention import gather_heads, join_softmax, join_softmax_gradient, scatter_heads
+from ventaja.cpu.kernels.decoding import decode_attention
+from ventaja.cpu.kernels.gated import GELU_TANH, SILU, gated, gated_gradient
+from ventaja.cpu.kernels.norm import PARTS, rms_norm, rms_norm_gradient
+from ventaja.cpu.kernels.rotary import rotate
+from ventaja.cpu.kernels.threads import CompileError
+from ventaja.cpu.kernels.vocabulary import BLOCK, draw_words, log_totals, logit_gradients
 
 __all__ = [
     "BLOCK",
@@ -32,5 +31,4 @@ __all__ = [
     "rms_norm_gradient",
     "rotate",
     "scatter_heads",
-    "usable",
 ]

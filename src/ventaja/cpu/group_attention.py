@@ -1,106 +1,87 @@
-"""Group attention with its backward pass written out, for the CPU.
+"""Attention over a packed row's tree of segments, with its backward pass written out.
 
-The same numbers as `GroupAttention`'s plain way. At the lengths of most answers, plain batched products are many
-times cheaper than a flash kernel's backward pass, and autograd would spend more on copies and gathers than on
-arithmetic. Where the scores would be large, flash kernels take over: the two pieces that an answer sees (prompt and
-itself) are joined by their log-sum-exp, and each piece's backward pass is given the joint one.
+The same numbers as the plain way of `models/group_attention.py`, which is the one to read first; `segments.py` has the
+picture of the tree. One level at a time, from the top:
+
+    q  [N, H, D]  ──gather──▶  [P, K, G, r, T, D]      H = K·r: r query heads share a key head
+    k, v [N, K, D] ─gather──▶  [P, K, G,    T, D]
+
+    scores over what the G segments of a parent share, its L keys [P, K, L, D]:
+        [P·K, G·r·T, D] · [P·K, D, L]  =  [P·K, G·r·T, L]        one tall product per parent and key head
+    scores of each segment over itself:
+        [P·K·G, r·T, D] · [P·K·G, D, T]  =  [P·K·G, r·T, T]
+
+           │◀──────── L, shared ────────▶│◀─ T, own ─▶│
+    t = 0  │ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ │ ■ · · ·    │      ■ seen   · hidden: weight 0
+        1  │ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ │ ■ ■ · ·    │      one softmax over the whole of a line,
+        2  │ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ ■ │ ■ ■ ■ ·    │      which `kernels.join_softmax` makes in place
+
+    out = weights over the shared · their values + weights over itself · its values,  ──scatter──▶  [N, H, D]
+
+Why so: all answers to a prompt read its keys in one product, so a prompt's keys and values are neither copied per answer
+nor computed twice, and a tall product runs at the speed of a large one. Answers are short, and for short segments
+these plain products are many times cheaper than a flash kernel's backward pass. Why written out: autograd would keep
+the gathered, the scaled and the masked copies of everything, and spend more on copies than on arithmetic; here the
+grids and the softmax are kept, and gradients of scores are made where the gradients of weights stood.
+
+Where the scores would be large they are not kept: flash kernels take over, shared and own are joined by their
+log-sum-exp, and the backward pass of each is given the joint one. In the backward pass levels go from the bottom
+up, since what is seen gets its gradient from all that see it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ventaja import kernels
+from ventaja.cpu import kernels, operators
+from ventaja.cpu.segments import Row, Segments, levels
 
 LARGE = 2**23
-"""Scores per layer beyond which they are not kept."""
-
-HIDDEN = -1e30
-"""Added to scores that must not be seen; finite, so that a piece that is hidden entirely weighs 0, not NaN."""
+"""Scores per layer and level beyond which they are not kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The trunk, the prompts or the answers of a packed row: tokens from `start` on, as a padded grid [P, G, T].
+class RowAttention:
+    """The attention of one packed row, whose tables are made once for all layers."""
 
-    Each of P·G stretches of text sees itself, causally, and before itself L places of the parts above: prompts see
-    the trunk (P = 1, G prompts), answers the trunk and their prompt (P prompts, G answers each).
-    """
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self._levels: dict[int | None, tuple[Segments, ...]] = {}
 
-    start: int
-    shape: tuple[int, int, int]
-    index: Tensor
-    """Row index of each grid place, flat; −1 where there is no token."""
-    slot: Tensor
-    """Flat grid place of each of the part's tokens."""
-    seen: Tensor
-    """[P] how many tokens are seen before it."""
-    seen_places: int
-    """L"""
-    window: int | None
-
-    def spread(self, x_NHD: Tensor, key_heads: int) -> Tensor:
-        """[N, H, D] → [P, K, G, r, T, D]: the part's tokens in the grid, r query heads to a key head; else 0."""
-        P, G, T = self.shape
-        heads, width = x_NHD.shape[1:]
-        grid = x_NHD.new_empty(P, key_heads, G, heads // key_heads, T, width)
-        kernels.gather_heads(x_NHD, self.index, grid)
-        return grid
-
-    def collect(self, grid: Tensor, out_NHD: Tensor) -> None:
-        """[P, K, G, r, T, D] back into its rows of [N, H, D]."""
-        kernels.scatter_heads(grid.contiguous(), self.slot, self.start, out_NHD)
-
-    @cached_property
-    def bias(self) -> Tensor:
-        """[P, T, L + T] what to add to the scores so that a query sees what it should."""
-        T, L = self.shape[2], self.seen_places
-        place_T, place_L = torch.arange(T), torch.arange(L)
-        gap_TT = place_T[:, None] - place_T
-        own_TT = gap_TT >= 0
-        length_P11 = self.seen[:, None, None]
-        above_PTL = (place_L < length_P11).expand(-1, T, -1)
-        if self.window is not None:
-            own_TT = own_TT & (gap_TT < self.window)
-            above_PTL = above_PTL & (length_P11 + place_T[:, None] - place_L < self.window)
-        sees = torch.cat([above_PTL, own_TT.expand(len(above_PTL), -1, -1)], dim=-1)
-        return torch.zeros(sees.shape).masked_fill_(~sees, HIDDEN)
-
-
-def group_attention(
-    query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, parts: tuple[Part, ...], scaling: float
-) -> Tensor:
-    """Attention output [N, H, D]; gradients flow to all three. Each of `parts` sees those before it."""
-    contiguous = (x.contiguous() for x in (query_NHD, key_NKD, value_NKD))
-    return _GroupAttention.apply(*contiguous, parts, scaling)
+    def __call__(
+        self, query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Attention output [N, H, D]; gradients flow to all three."""
+        if window not in self._levels:
+            self._levels[window] = levels(self.row, window)
+        contiguous = (x.contiguous() for x in (query_NHD, key_NKD, value_NKD))
+        return _GroupAttention.apply(*contiguous, self._levels[window], scaling)
 
 
 class _GroupAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: tuple[Part, ...], scaling: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, levels: tuple[Segments, ...], scaling: float
     ) -> Tensor:
         K = key.shape[1]
         output = torch.empty_like(query)
         saved: list[Tensor] = []
-        ctx.pieces = []
+        ctx.levels = []
         shared: tuple[Tensor, Tensor] | None = None
         above: tuple[Tensor, Tensor] | None = None
-        for part in parts:
+        for segments in levels:
             if above is not None:
                 shared = _below(shared, *above)
-            q = part.spread(query, K)
-            k, v = part.spread(key, K)[:, :, :, 0], part.spread(value, K)[:, :, :, 0]
-            piece = _Piece(part, scaling)
-            out, kept = piece.forward(q, k, v, shared)
-            part.collect(out, output)
-            ctx.pieces.append((piece, slice(len(saved), len(saved) + 3 + len(kept))))
+            q = segments.spread(query, K)
+            k, v = segments.spread(key, K)[:, :, :, 0], segments.spread(value, K)[:, :, :, 0]
+            level = _Level(segments, scaling)
+            out, kept = level.forward(q, k, v, shared)
+            segments.collect(out, output)
+            ctx.levels.append((level, slice(len(saved), len(saved) + 3 + len(kept))))
             saved += [q, k, v, *kept]
             above = (k, v)
         ctx.save_for_backward(*saved)
@@ -115,30 +96,30 @@ class _GroupAttention(torch.autograd.Function):
         gradient = gradient.contiguous()
         d_query = gradient.new_empty(query_shape)
         d_key, d_value = gradient.new_empty(key_shape), gradient.new_empty(key_shape)
-        pieces: list[tuple[_Piece, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
+        levels: list[tuple[_Level, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
         shared: tuple[Tensor, Tensor] | None = None
-        for piece, places in ctx.pieces:
-            if pieces:
-                shared = _below(shared, *pieces[-1][1][1:3])
-            pieces.append((piece, saved[places], shared))
+        for level, places in ctx.levels:
+            if levels:
+                shared = _below(shared, *levels[-1][1][1:3])
+            levels.append((level, saved[places], shared))
         d_below: tuple[Tensor, Tensor] | None = None
         # From the bottom up: what is seen gets its gradient from what sees it.
-        for piece, (q, k, v, *kept), shared in reversed(pieces):
-            d_out = piece.part.spread(gradient, key_shape[1])
-            dq, dk, dv, d_shared = piece.backward(d_out, q, k, v, shared, tuple(kept))
+        for level, (q, k, v, *kept), shared in reversed(levels):
+            d_out = level.segments.spread(gradient, key_shape[1])
+            dq, dk, dv, d_shared = level.backward(d_out, q, k, v, shared, tuple(kept))
             if d_below is not None:
                 d_above = _add_from_below(dk, d_below[0]), _add_from_below(dv, d_below[1])
                 if d_shared is not None:
                     d_shared = (d_shared[0] + d_above[0], d_shared[1] + d_above[1])
-            piece.part.collect(dq, d_query)
-            piece.part.collect(dk[:, :, :, None], d_key)
-            piece.part.collect(dv[:, :, :, None], d_value)
+            level.segments.collect(dq, d_query)
+            level.segments.collect(dk[:, :, :, None], d_key)
+            level.segments.collect(dv[:, :, :, None], d_value)
             d_below = d_shared
         return d_query, d_key, d_value, None, None
 
 
 def _below(shared: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What the next part sees, [P·G, K, L + T, D]: what this one sees [P, K, L, D], then its own [P, K, G, T, D]."""
+    """What the next level sees, [P·G, K, L + T, D]: what this one sees [P, K, L, D], then its own [P, K, G, T, D]."""
     P, K, G, T, D = k.shape
     own = [x.transpose(1, 2).reshape(P * G, K, T, D) for x in (k, v)]
     if shared is None:
@@ -157,15 +138,16 @@ def _add_from_below(d_own: Tensor, d_below: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Queries [P, K, G, r, T, D] over own keys [P, K, G, T, D] and, for answers, shared ones [P, K, L, D]."""
+class _Level:
+    """Queries [P, K, G, r, T, D] over own keys [P, K, G, T, D] and, but at the top, shared ones [P, K, L, D]."""
 
-    part: Part
+    segments: Segments
     scaling: float
 
     def _is_large(self, q: Tensor) -> bool:
         P, K, G, r, T, _ = q.shape
-        return P * K * G * r * T * (self.part.seen_places + T) > LARGE
+        scores = P * K * G * r * T * (self.segments.seen_places + T)
+        return scores > LARGE and operators.has_flash_attention()
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
@@ -175,14 +157,14 @@ class _Piece:
         P, K, G, r, T, D = q.shape
         own, joint = (P * K * G, r * T), (P * K, G * r * T)
         over_own = (q.view(*own, D) @ k.view(-1, T, D).mT).view(P, K, G, r, T, T)
-        over_seen = q.new_empty(P, K, G, r, T, self.part.seen_places)
+        over_seen = q.new_empty(P, K, G, r, T, self.segments.seen_places)
         if shared:
-            L = self.part.seen_places
+            L = self.segments.seen_places
             torch.bmm(q.view(*joint, D), shared[0].reshape(P * K, L, D).mT, out=over_seen.view(*joint, L))
         flat = (P * K * G * r, -1)
         kernels.join_softmax(
-            over_seen.view(flat), over_own.view(flat), self.part.seen, T,
-            self.part.window or 0, self.scaling,
+            over_seen.view(flat), over_own.view(flat), self.segments.seen, T,
+            self.segments.window or 0, self.scaling,
         )  # fmt: skip
         out = over_own.view(*own, T) @ v.view(-1, T, D)
         if shared:
@@ -209,7 +191,7 @@ class _Piece:
         d_v = w_own.view(*own, T).mT @ d_out.view(*own, D)
         d_over_seen = torch.empty_like(w_seen)
         if shared:
-            L = self.part.seen_places
+            L = self.segments.seen_places
             d_joint = d_out.view(*joint, D)
             torch.bmm(d_joint, shared[1].reshape(P * K, L, D).mT, out=d_over_seen.view(*joint, L))
             d_shared_v = (w_seen.view(*joint, L).mT @ d_joint).view(P, K, L, D)
@@ -241,15 +223,15 @@ class _Piece:
 
     def _own_mask(self, L: int, G: int) -> Tensor | None:
         """None where plain causality is all; else what to add to the scores over the answer itself."""
-        if self.part.window is None:
+        if self.segments.window is None:
             return None
-        mask = self.part.bias[:, None, :, L:]
+        mask = self.segments.bias[:, None, :, L:]
         return mask.repeat_interleave(G, dim=0) if mask.shape[0] > 1 else mask
 
     def _shared_mask(self, L: int, rows: int) -> Tensor:
         """What to add to the scores over the prompt, for query rows ordered (G, r, T)."""
-        mask = self.part.bias[:, None, :, :L]
-        return mask[:, :, :1] if self.part.window is None else mask.repeat(1, 1, rows // mask.shape[2], 1)
+        mask = self.segments.bias[:, None, :, :L]
+        return mask[:, :, :1] if self.segments.window is None else mask.repeat(1, 1, rows // mask.shape[2], 1)
 
     def _flash_forward(
         self, q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor] | None
@@ -257,14 +239,14 @@ class _Piece:
         P, K, G, r, T, D = q.shape
         L = shared[0].shape[2] if shared else 0
         mask = self._own_mask(L, G)
-        out, lse = _flash(
+        out, lse = operators.flash_attention(
             self._own(q), self._expanded(k, r), self._expanded(v, r), mask, self.scaling, causal=mask is None
         )
         out = self._own_back(out, q.shape)
         lse = lse.view(P, G, K, r, T).permute(0, 2, 1, 3, 4)
         if shared:
             rows = G * r * T
-            over, over_lse = _flash(
+            over, over_lse = operators.flash_attention(
                 q.reshape(P, K, rows, D), *shared, self._shared_mask(L, rows), self.scaling, causal=False
             )
             over_lse = over_lse.view(P, K, G, r, T)
@@ -288,7 +270,7 @@ class _Piece:
         out, lse = kept
         mask = self._own_mask(L, G)
         own_lse = lse.permute(0, 2, 1, 3, 4).reshape(P * G, K * r, T)
-        dq, dk, dv = _flash_gradient(
+        dq, dk, dv = operators.flash_attention_gradient(
             self._own(d_out), self._own(q), self._expanded(k, r), self._expanded(v, r), self._own(out), own_lse,
             mask, self.scaling, causal=mask is None,
         )  # fmt: skip
@@ -297,7 +279,7 @@ class _Piece:
         d_shared = None
         if shared:
             rows = (P, K, G * r * T)
-            dq, *d_pair = _flash_gradient(
+            dq, *d_pair = operators.flash_attention_gradient(
                 d_out.view(*rows, D), q.view(*rows, D), *shared, out.view(*rows, D), lse.view(rows),
                 self._shared_mask(L, rows[2]), self.scaling, causal=False,
             )  # fmt: skip
@@ -310,20 +292,3 @@ class _Piece:
         """[P, K, G, T, D] → [P·G, K·r, T, D]: a copy of each key head for each of its query heads."""
         P, K, G, T, D = x.shape
         return x.transpose(1, 2)[:, :, :, None].expand(P, G, K, repeat, T, D).reshape(P * G, K * repeat, T, D)
-
-
-def _flash(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, *, causal: bool
-) -> tuple[Tensor, Tensor]:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, causal, attn_mask=mask, scale=scaling
-    )
-
-
-def _flash_gradient(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, scaling: float,
-    *, causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        d_out, q, k, v, out, lse, 0.0, causal, attn_mask=mask, scale=scaling
-    )

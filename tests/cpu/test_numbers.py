@@ -8,8 +8,8 @@ from numba import njit
 from torch import Tensor
 from torch.testing import assert_close
 
-from ventaja import kernels
-from ventaja.kernels.numbers import exp, narrow, widen
+from ventaja.cpu import FAST, PLAIN
+from ventaja.cpu.kernels.numbers import exp, narrow, widen
 
 
 @njit
@@ -73,9 +73,10 @@ def test_exponentials_of_what_is_no_ordinary_number() -> None:
 
 def test_which_tensors_kernels_take() -> None:
     x = torch.zeros(2)
-    assert kernels.usable(x)
-    assert kernels.usable(x.bfloat16(), x.bfloat16())
-    assert not kernels.usable(x, x.bfloat16())
-    assert not kernels.usable(x.double())
-    assert not kernels.usable(x.half())
-    assert not kernels.usable(x.to("meta"))
+    assert FAST.takes(x)
+    assert FAST.takes(x.bfloat16(), x.bfloat16())
+    assert not FAST.takes(x, x.bfloat16())
+    assert not FAST.takes(x.double())
+    assert not FAST.takes(x.half())
+    assert not FAST.takes(x.to("meta"))
+    assert not PLAIN.takes(x)

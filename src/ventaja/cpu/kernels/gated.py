@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ventaja.kernels.numbers import exp, inlined, kernel, narrow, on_rows, prange, widen
+from ventaja.cpu.kernels.numbers import exp, inlined, kernel, narrow, on_rows, prange, widen
 
 SILU, GELU_TANH = 0, 1
 
