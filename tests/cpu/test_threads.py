@@ -123,7 +123,7 @@ def test_plain_leaves_the_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None
     asked = []
     monkeypatch.setattr(threads_module.THREADS, "_learn", lambda *what: asked.append(what))
     for cpu in (PLAIN, FAST):
-        with cpu.step("decoding", 3.0):
+        with cpu.step("decoding", 3):
             pass
     assert len(asked) == 1
 

@@ -150,7 +150,7 @@ class Cpu:
         kernels.draw_words(logits_BV.contiguous(), 1 / temperature, uniform_B, token_B, logprob_B)
         return token_B, logprob_B
 
-    def step(self, kind: str, work: float = 1.0) -> AbstractContextManager[None]:
+    def step(self, kind: str, work: int = 1) -> AbstractContextManager[None]:
         """Inside the block, as many threads as make steps of this kind fastest; see `threads`. `work` is their size."""
         return THREADS.step(kind, work) if self.is_fast else nullcontext()
 

@@ -75,7 +75,7 @@ class Threads:
         return self._counts[self._place if self._trial is None else self._trial.place]
 
     @contextmanager
-    def step(self, kind: str, work: float = 1.0) -> Iterator[None]:
+    def step(self, kind: str, work: int = 1) -> Iterator[None]:
         """Run the block on the chosen number of threads, and learn from its time.
 
         Steps of one kind are compared with each other, in seconds per unit of `work`.

@@ -123,7 +123,7 @@ class Learner:
         def gradients(rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
             loss, sums = 0.0, dict[str, float]()
             for row in rows:
-                with self.network.cpu.step("training", float(row.packed.tokens)):
+                with self.network.cpu.step("training", row.packed.tokens):
                     scores = self.network.score(row.packed, temperature=temperature, entropy=entropy)
                     loss_M, stats = objective(row, scores)
                     row_loss = (loss_M * row.pick(weight_ST).to(loss_M.device)).sum()
