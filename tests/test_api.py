@@ -35,44 +35,47 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def rl(**more: Any) -> None:
-    ventaja.rl(**{"model": "m", "prompts": ["a"], "folder": "runs/x", **more})
+    ventaja.rl(**{"model": "m", "prompts": ["a"], "reward": brief, "folder": "runs/x", **more})
 
 
 def test_a_reward_may_be_the_whole_group_of_settings(seen: SimpleNamespace) -> None:
     weighed = {"function": brief, "weight": 0.5, "options": {"scale": 2.0}}
     short = Reward(brief, "short", 3.0)
-    rl(reward={"functions": [weighed, "exact_match", short], "timeout": 5.0, "truncated": "mask"})
+    rl(
+        reward={"functions": [weighed, "exact_match", short], "timeout": 5.0, "truncated": "mask"},
+        prompts=[{"prompt": "a", "answer": "b"}],
+    )
     settings = seen.config.reward
     assert (settings.timeout, settings.truncated) == (5.0, "mask")
     assert [(f.function, f.weight) for f in settings.functions] == [
         ("brief", 0.5), ("exact_match", 1.0), ("short", 3.0)
     ]  # fmt: skip
-    assert [(r.name, r.weight) for r in seen.rewards] == [
+    assert [(r.name, r.weight) for r in seen.environment.rewards] == [
         ("brief", 0.5),
         ("exact_match", 1.0),
         ("short", 3.0),
     ]
-    assert seen.rewards[0].function(completions=["a"]) == [1.0]  # 2 / (1 + 1)
-    assert seen.rewards[2] is short
+    assert seen.environment.rewards[0].function(completions=["a"]) == [1.0]  # 2 / (1 + 1)
+    assert seen.environment.rewards[2] is short
 
 
 @pytest.mark.parametrize("one", [brief, "exact_match", Reward(brief, "r"), {"function": brief}, [brief]])
 def test_one_reward_needs_no_list(seen: SimpleNamespace, one: object) -> None:
-    rl(reward=one)
-    assert len(seen.rewards) == len(seen.config.reward.functions) == 1
+    rl(reward=one, prompts=[{"prompt": "a", "answer": "b"}])
+    assert len(seen.environment.rewards) == len(seen.config.reward.functions) == 1
 
 
 def test_names_and_on_round_are_passed_on(seen: SimpleNamespace) -> None:
     def on_round(run: object, round: int) -> None: ...
 
     rl(reward=[{"function": brief, "name": "a"}, {"function": brief, "name": "b"}], on_round=on_round)
-    assert [r.name for r in seen.rewards] == ["a", "b"]
+    assert [r.name for r in seen.environment.rewards] == ["a", "b"]
     assert seen.on_round is on_round
 
 
 def test_without_functions_the_task_judges(seen: SimpleNamespace) -> None:
-    rl(reward={"timeout": 5.0})
-    assert seen.rewards is None
+    rl(prompts="reasoning_gym:chain_sum", reward={"timeout": 5.0})
+    assert seen.environment is None  # training makes it
     assert seen.config.reward.timeout == 5.0
 
 
@@ -99,9 +102,9 @@ def test_rounds_are_said_once(seen: SimpleNamespace) -> None:
 
 def test_rows_are_those_that_a_file_may_have(seen: SimpleNamespace) -> None:
     rl(prompts=["a", [USER], {"prompt": "b", "answer": "c"}, {"messages": [USER, BOT]}])
-    assert [p.id for p in seen.prompts] == [f"prompts[{i}]" for i in range(4)]
-    assert [p.content for p in seen.prompts] == ["a", (USER,), "b", (USER,)]
-    assert seen.prompts[2].columns == {"answer": "c"}
+    assert [p.id for p in seen.environment.prompts] == [f"prompts[{i}]" for i in range(4)]
+    assert [p.content for p in seen.environment.prompts] == ["a", (USER,), "b", (USER,)]
+    assert seen.environment.prompts[2].columns == {"answer": "c"}
     ventaja.sft(
         model="m", folder="runs/x", examples=[{"prompt": "a", "completion": "b"}, {"messages": [USER, BOT]}]
     )

@@ -12,8 +12,6 @@ ROOMS_OF_TENSORS = {"functional", "cpu", "models"}
 """An equation or a kernel takes the tensors that it is about, however many."""
 ALLOWED = {
     ("api.py", "rl"),  # a run in one call, every argument with a name that the run file knows
-    ("training/evaluation.py", "measure"),
-    ("training/rl.py", "train_rl"),  # the same run, from a config
 }
 
 

@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from ventaja.models import Policy
+from ventaja.records import Prompt
 
 torch.set_num_threads(1)  # threads cost more than they bring where a product takes microseconds
 
@@ -41,6 +42,9 @@ PACKABLE = ("llama", "qwen3", "gemma3", "gemma2", "gpt2")
 """Grouped queries; normalised queries; a sliding window; softcaps and a window; absolute positions."""
 UNPACKABLE = ("bloom", "jamba")
 """Positions inside the attention scores; a recurrence."""
+
+QUESTION = Prompt(id="q", content="?")
+"""Of requests whose tokens say all that matters."""
 
 PAD, EOS, START = 0, 1, 2
 SPECIAL = ("<|pad|>", "<|end|>", "<|start|>")

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ventaja.environments import Reward, example_from_row, load_reward, prompt_from_row
+from ventaja.environments import Environment, Reward, example_from_row, load_reward, prompt_from_row
 from ventaja.errors import ConfigError, DataError
+from ventaja.named import GIVEN_IN_PYTHON, own_name
 from ventaja.records import Example, Message, Prompt
+from ventaja.rollouts import Engine
 from ventaja.tracking import Run
 from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
 from ventaja.training.config import algorithm_settings, setting_names
+from ventaja.training.joints import check_engine, check_environment, make_environment
 from ventaja.training.validation import setting_hint
 
 PromptLike = str | Sequence[Message] | Mapping[str, Any]
@@ -23,18 +26,18 @@ RewardLike = str | Callable[..., Any] | Reward | Mapping[str, Any]
 
 RewardGroup = RewardLike | Sequence[RewardLike]
 
-GIVEN_IN_PYTHON = "(given in Python)"
-
 
 def rl(
     *,
     model: str | Mapping[str, Any],
-    prompts: str | Mapping[str, Any] | Sequence[PromptLike],
     folder: str | Path,
+    prompts: str | Mapping[str, Any] | Sequence[PromptLike] | None = None,
     reward: RewardGroup | None = None,
     algorithm: str | Algorithm | Mapping[str, Any] = "grpo",
     rounds: int | None = None,
     seed: int = 0,
+    engine: Engine | str | Mapping[str, Any] | None = None,
+    environment: Environment | str | Mapping[str, Any] | None = None,
     on_round: Callable[[Run, int], None] | None = None,
     **groups: Mapping[str, Any],
 ) -> Run:
@@ -42,14 +45,19 @@ def rl(
 
     Args:
         model: a short name, folder or hub id, or the settings of the run file's `model` group.
-        prompts: a file, folder, task or data set (as `data.source`), the settings of `data`, or a list of prompts.
         folder: where the run goes.
+        prompts: a file, folder, task or data set (as `data.source`), the settings of `data`, or a list of prompts. An
+            environment of your own may bring them instead.
         reward: one or several functions `f(prompts, completions, completion_ids, **columns) -> list`, or their
             names as in a run file; the task's own verifier if left out. Or the settings of the run file's
             `reward` group, `{"functions": [brief, {"function": polite, "weight": 0.5}], "timeout": 5.0}`.
         algorithm: a name, an `Algorithm` such as `ventaja.GRPO`, or the settings of `algorithm`.
         rounds: rounds of sampling and learning; 100 by default.
         seed: everything random follows from it.
+        engine: what samples, if not this process: an object with the methods of `ventaja.rollouts.Engine`, or the
+            settings of the run file's `engine` group.
+        environment: what asks and judges, if not one question, one answer and the rewards: an object with the methods of
+            `ventaja.environments.Environment`, or the settings of the run file's `environment` group.
         on_round: called as `on_round(run, round)` after each round's record is written, with the run to read and the
             round's number, from 1: `run.metrics[-1]` is its metrics, `run.rollouts(round)` what was said. What it raises
             ends the run, which can be resumed; a round that is then played again is told of again.
@@ -67,9 +75,11 @@ def rl(
     rows = None
     if isinstance(prompts, str | Mapping):
         values["data"] = prompts
-    else:
+    elif prompts is not None:
         values["data"] = GIVEN_IN_PYTHON
         rows = [_prompt(prompt, number) for number, prompt in enumerate(prompts)]
+    own_engine = _joint(values, "engine", engine, check_engine)
+    own_environment = _joint(values, "environment", environment, check_environment)
     functions: list[Any] = []
     if reward is not None:
         values["reward"], functions = _reward_group(reward)
@@ -80,7 +90,19 @@ def rl(
         else load_reward(item, name=named.name, weight=named.weight, options=named.options)
         for item, named in zip(functions, config.reward.functions, strict=True)
     ]
-    return train_rl(config, command="ventaja.rl", prompts=rows, rewards=rewards or None, on_round=on_round)
+    if own_environment is not None:
+        unused = [("prompts", prompts is not None), ("reward", bool(config.reward.functions))]
+        for name in (name for name, given in unused if given):
+            raise ConfigError(f"{name} would have no effect: the environment has its own. Leave it out.")
+    elif rows is not None or rewards:
+        own_environment = make_environment(config, prompts=rows, rewards=rewards or None)
+    return train_rl(
+        config,
+        engine=own_engine,
+        environment=own_environment,
+        on_round=on_round,
+        command="ventaja.rl",
+    )
 
 
 def sft(
@@ -121,6 +143,18 @@ def _values(
     values["model"] = model
     values["run"] = {"folder": str(folder), "seed": seed, **values.get("run", {})}
     return values
+
+
+def _joint(values: dict[str, Any], group: str, given: Any, check: Callable[[Any], None]) -> Any:
+    """The engine or environment that was given as an object, if it was; its settings go into `values`."""
+    if given is None:
+        return None
+    if isinstance(given, str | Mapping):
+        values[group] = given
+        return None
+    check(given)
+    values[group] = {"kind": f"{own_name(given)} {GIVEN_IN_PYTHON}"}
+    return given
 
 
 def _prompt(given: PromptLike, number: int) -> Prompt:

@@ -125,8 +125,9 @@ torch.set_num_threads(2)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ventaja.models import Bundle, Policy, pack_row
-from ventaja.rollouts import LocalEngine, Request, Sampling
-from tiny import make_tokenizer
+from ventaja.records import Request
+from ventaja.rollouts import LocalEngine, Sampling
+from tiny import QUESTION, make_tokenizer
 import numba
 
 config = LlamaConfig(
@@ -138,7 +139,7 @@ for threads in (2, 1, 2):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     policy = Policy(LlamaForCausalLM(config).eval(), make_tokenizer(), name="small")
-    requests = [Request(prompt_ids=tuple(range(3, 9 + i)), count=8, seed=(i,)) for i in range(8)]
+    requests = [Request(prompt=QUESTION, prompt_ids=tuple(range(3, 9 + i)), count=8, seed=(i,)) for i in range(8)]
     groups = LocalEngine(policy).sample(requests, Sampling(max_tokens=24))
     assert numba.get_num_threads() == threads
     row = pack_row(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_model, make_policy, make_tokenizer, save_tiny_model
+from tiny import QUESTION, make_model, make_policy, make_tokenizer, save_tiny_model
 from torch.testing import assert_close
 
 from ventaja import cpu
@@ -17,7 +17,8 @@ from ventaja.cpu import FAST, PLAIN, choose, operators
 from ventaja.cpu.replacing import FastForward
 from ventaja.errors import ConfigError
 from ventaja.models import Bundle, Policy, load_policy, pack_row
-from ventaja.rollouts import LocalEngine, Request, Sampling
+from ventaja.records import Request
+from ventaja.rollouts import LocalEngine, Sampling
 
 TESTS = Path(__file__).parent.parent
 BUNDLES = [
@@ -92,7 +93,7 @@ def test_a_plain_policy_asks_for_nothing_fast(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(cpu.Cpu, name, refuse)
     monkeypatch.setattr(operators, "flash_attention", refuse)
     monkeypatch.setattr(operators, "packed_product", refuse)
-    row, requests = pack_row(BUNDLES), [Request(prompt_ids=(5, 6, 7), count=3, seed=(0,))]
+    row, requests = pack_row(BUNDLES), [Request(prompt=QUESTION, prompt_ids=(5, 6, 7), count=3, seed=(0,))]
     plain.score(row, entropy=True).logprob_M.sum().backward()
     LocalEngine(plain).sample(requests, Sampling(max_tokens=5))
     fast = make_policy("llama")
@@ -105,7 +106,10 @@ def test_a_plain_policy_asks_for_nothing_fast(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 def test_both_ways_score_and_sample_the_same(kind: str) -> None:
     row = pack_row(BUNDLES, worthwhile=1)
-    requests = [Request(prompt_ids=tuple(b.prompt_ids), count=4, seed=(i,)) for i, b in enumerate(BUNDLES)]
+    requests = [
+        Request(prompt=QUESTION, prompt_ids=tuple(b.prompt_ids), count=4, seed=(i,))
+        for i, b in enumerate(BUNDLES)
+    ]
     results = []
     for way in ("fast", "plain"):
         policy = Policy(make_model(kind), make_tokenizer(), name=kind, cpu=way)
@@ -156,7 +160,7 @@ def test_without_flash_attention_scores_are_kept_and_it_is_said(
     policy = make_policy("llama")
     assert policy.fallback_note is None
     row = pack_row(BUNDLES)
-    requests = [Request(prompt_ids=(5, 6, 7), count=3, seed=(0,))]
+    requests = [Request(prompt=QUESTION, prompt_ids=(5, 6, 7), count=3, seed=(0,))]
     expected = policy.score(row).logprob_M.detach()
     answers = LocalEngine(policy).sample(requests, Sampling(max_tokens=9))
 
@@ -184,7 +188,9 @@ def test_without_packed_products_weights_stay_as_they_are_and_it_is_said(
     assert "no packed products" in (policy.fallback_note or "")
     with torch.inference_mode(), policy.cpu.pack(policy.causal_lm).active():
         assert not any("forward" in vars(m) for m in policy.causal_lm.modules() if type(m) is torch.nn.Linear)
-    LocalEngine(policy).sample([Request(prompt_ids=(5, 6), count=1, seed=(0,))], Sampling(max_tokens=3))
+    LocalEngine(policy).sample(
+        [Request(prompt=QUESTION, prompt_ids=(5, 6), count=1, seed=(0,))], Sampling(max_tokens=3)
+    )
 
 
 @pytest.mark.usefixtures("_fresh_trials")

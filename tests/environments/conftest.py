@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ventaja.records import Completion, Group, Prompt, StopReason
+from ventaja.records import Completion, Group, Prompt, StopReason, Trajectory
 
 
 def completion(text: str) -> Completion:
@@ -21,6 +21,7 @@ def group() -> Callable[..., Group]:
 
     def make(*texts: str, id: str = "t.jsonl:1", content: Any = "2+2=", **columns: Any) -> Group:
         prompt = Prompt(id=id, content=content, columns=columns)
-        return Group(prompt=prompt, prompt_ids=(1, 2), completions=tuple(completion(text) for text in texts))
+        answers = tuple(Trajectory.of(completion(text)) for text in texts)
+        return Group(prompt=prompt, prompt_ids=(1, 2), trajectories=answers)
 
     return make

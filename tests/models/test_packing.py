@@ -253,8 +253,8 @@ def test_only_what_outgrows_its_angles_takes_the_plain_way(monkeypatch: pytest.M
     assert policy.not_packable is None
     assert policy.fallback_note is not None
     assert f"more than {LONGROPE} tokens" in policy.fallback_note
-    padded, plainly = [], policy.score_padded
-    monkeypatch.setattr(policy, "score_padded", lambda row, **how: padded.append(row) or plainly(row, **how))
+    padded, plainly = [], policy._padded_states
+    monkeypatch.setattr(policy, "_padded_states", lambda row: padded.append(row) or plainly(row))
     with torch.no_grad():
         policy.score(pack_row(OUTGROWN[1:2]))
         assert not padded
@@ -325,3 +325,39 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_way_in_bfloat16(kind: str) 
         padded = (half.score_padded(row).logprob_M - exact).abs().mean()
     assert 0 < packed < 2 * padded
     assert padded < 0.1
+
+
+@pytest.mark.parametrize("kind", [*PACKABLE, *UNPACKABLE])
+def test_an_answers_last_token_is_an_input_where_a_value_after_it_is_wanted(kind: str) -> None:
+    policy = shared_policy(kind)
+    without, kept = pack_row(BUNDLES), pack_row(BUNDLES, keep_last=True)
+    assert without.end_A is None
+    assert kept.end_A is not None
+    answers = [(b.prompt_ids, answer) for b in BUNDLES for answer in b.answers]
+    assert kept.tokens == without.tokens + len(answers)
+    assert kept.token_ids_N[kept.end_A].tolist() == [answer[-1] for _, answer in answers]
+    with torch.no_grad():
+        assert_close(policy.score(kept).logprob_M, policy.score(without).logprob_M, **EXACT)
+        _, state_AD = policy.states(kept)
+        assert state_AD is not None
+        assert policy.states(without)[1] is None
+        decoder = make_model(kind).get_decoder()
+        for state, (prompt, answer) in zip(state_AD, answers, strict=True):
+            alone = decoder(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False)
+            assert_close(state, alone.last_hidden_state[0, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_only_tokens_that_were_chosen_are_predicted(kind: str) -> None:
+    policy = shared_policy(kind)
+    every = bundle(5, 4, 3, seed=1)
+    chosen = [[True, False, False, True], [False, True, False]]  # 2 + 1 of 4 + 3
+    some = Bundle(prompt_ids=every.prompt_ids, answers=every.answers, is_target=chosen)
+    row = pack_row([some, bundle(3, 2, seed=2)])
+    assert row.target_M.tolist() == [
+        *(token for answer, flags in zip(every.answers, chosen, strict=True) for token, flag in zip(answer, flags, strict=True) if flag),
+        *bundle(3, 2, seed=2).answers[0],
+    ]  # fmt: skip
+    with torch.no_grad():
+        whole = policy.score(pack_row([every, bundle(3, 2, seed=2)])).logprob_M
+        assert_close(policy.score(row).logprob_M, whole[[0, 3, 5, 7, 8]], **EXACT)

@@ -20,11 +20,13 @@ from ventaja.errors import DataError, RunError
 from ventaja.records import (
     Completion,
     Fault,
+    Given,
     Group,
     Judgement,
     Message,
     Prompt,
     StopReason,
+    Trajectory,
     read_groups,
     read_rollouts,
     write_groups,
@@ -66,14 +68,23 @@ def completions(draw: st.DrawFn) -> Completion:
     )
 
 
+given_turns = st.builds(Given, token_ids=token_ids, text=text, role=text)
+
+
+@st.composite
+def trajectories(draw: st.DrawFn) -> Trajectory:
+    turns = [draw(completions()), *draw(st.lists(completions() | given_turns, max_size=3))]
+    return Trajectory(turns=tuple(draw(st.permutations(turns))), is_truncated=draw(st.booleans()))
+
+
 @st.composite
 def groups(draw: st.DrawFn) -> Group:
-    answers = tuple(draw(st.lists(completions(), min_size=1, max_size=3)))
+    answers = tuple(draw(st.lists(trajectories(), min_size=1, max_size=3)))
     judged = draw(st.booleans())
     return Group(
         prompt=draw(prompts),
         prompt_ids=draw(token_ids),
-        completions=answers,
+        trajectories=answers,
         judgements=tuple(draw(judgements) for _ in answers) if judged else (),
     )
 
@@ -93,19 +104,21 @@ def bits(value: Any) -> Any:
 
 def a_group(*rewards: float, name: str = "train.jsonl:1") -> Group:
     answers = tuple(
-        Completion(
-            token_ids=(5, 6, 2),
-            logprobs=(-0.1, -0.2, -0.3),
-            text=f"answer {index}",
-            stop=StopReason.EOS,
-            weight_version=3,
+        Trajectory.of(
+            Completion(
+                token_ids=(5, 6, 2),
+                logprobs=(-0.1, -0.2, -0.3),
+                text=f"answer {index}",
+                stop=StopReason.EOS,
+                weight_version=3,
+            )
         )
         for index in range(len(rewards))
     )
     return Group(
         prompt=Prompt(id=name, content="2 + 2?", columns={"answer": 4}),
         prompt_ids=(1, 4),
-        completions=answers,
+        trajectories=answers,
         judgements=tuple(
             Judgement.outcome(reward, length=3, components={"exact": reward}) for reward in rewards
         ),
@@ -127,7 +140,7 @@ def test_neighbouring_groups_with_equal_prompts_stay_apart(tmp_path: Path) -> No
     assert read_groups(tmp_path / "round.parquet") == written
 
 
-def test_one_row_per_completion_with_further_columns(tmp_path: Path) -> None:
+def test_one_row_per_trajectory_with_further_columns(tmp_path: Path) -> None:
     path = tmp_path / "round.parquet"
     write_groups(
         path,
@@ -144,6 +157,34 @@ def test_one_row_per_completion_with_further_columns(tmp_path: Path) -> None:
     assert table["length"].to_pylist() == [3, 3, 3]
     assert table["components"].to_pylist()[0] == [("exact", 1.0)]
     assert len(read_groups(path)) == 2
+
+
+def test_tokens_that_were_given_are_told_apart_in_the_file(tmp_path: Path) -> None:
+    said = a_group(1.0).trajectories[0].turns[0]
+    told = Given(token_ids=(7, 8), text="4", role="tool")
+    episode = Trajectory(turns=(said, told, said), is_truncated=True)
+    group = replace(a_group(1.0), trajectories=(episode,))
+    write_groups(tmp_path / "round.parquet", [group])
+    row = read_rollouts(tmp_path / "round.parquet").to_pylist()[0]
+    assert row["token_ids"] == [5, 6, 2, 7, 8, 5, 6, 2]
+    assert row["is_chosen"] == [True] * 3 + [False] * 2 + [True] * 3
+    assert row["logprobs"] == [-0.1, -0.2, -0.3, None, None, -0.1, -0.2, -0.3]
+    assert [(turn["role"], turn["tokens"]) for turn in row["turns"]] == [
+        ("assistant", 3),
+        ("tool", 2),
+        ("assistant", 3),
+    ]
+    assert read_groups(tmp_path / "round.parquet") == [group]
+
+
+def test_a_file_from_before_there_were_turns_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "round.parquet"
+    cut = replace(a_group(0.0).trajectories[0].completions[0], stop=StopReason.LENGTH)
+    written = [a_group(1.0), replace(a_group(0.0), trajectories=(Trajectory.of(cut),))]
+    write_groups(path, written)
+    older = read_rollouts(path).drop_columns(["turns", "is_chosen", "is_truncated"])
+    parquet.write_table(older, path)
+    assert read_groups(path) == written
 
 
 def test_a_broken_judgement_has_no_reward_and_keeps_its_fault(tmp_path: Path) -> None:
@@ -170,13 +211,13 @@ def test_further_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "round.parquet"
     with pytest.raises(ValueError, match="'advantage', row 0: 2 values for 3 tokens"):
         write_groups(path, [a_group(1.0)], token_columns={"advantage": [[1.0, 2.0]]})
-    with pytest.raises(ValueError, match="'advantage' has 2 rows for 1 completions"):
+    with pytest.raises(ValueError, match="'advantage' has 2 rows for 1 trajectories"):
         write_groups(path, [a_group(1.0)], token_columns={"advantage": [[1.0] * 3] * 2})
     with pytest.raises(ValueError, match="'text' is there already"):
         write_groups(path, [a_group(1.0)], columns={"text": ["x"]})
     with pytest.raises(DataError, match="'thing' cannot be written"):
         write_groups(path, [a_group(1.0)], columns={"thing": [object()]})
-    with pytest.raises(ValueError, match="no completions"):
+    with pytest.raises(ValueError, match="no trajectories"):
         write_groups(path, [a_group()])
 
 
@@ -214,10 +255,10 @@ def test_a_system_that_really_refuses(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 from ventaja.errors import RunError
-from ventaja.records import Group, Prompt, Completion, StopReason, read_groups, write_groups
+from ventaja.records import Completion, Group, Prompt, StopReason, Trajectory, read_groups, write_groups
 def group(text):
     done = Completion(token_ids=(), logprobs=(), text=text, stop=StopReason.EOS, weight_version=0)
-    return Group(prompt=Prompt(id="1", content="?"), prompt_ids=(), completions=(done,))
+    return Group(prompt=Prompt(id="1", content="?"), prompt_ids=(), trajectories=(Trajectory.of(done),))
 path = {str(tmp_path / "round.parquet")!r}
 write_groups(path, [group("small")])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -227,7 +268,7 @@ try:
     write_groups(path, [group("".join(chr(random.randrange(32, 50_000)) for _ in range(100_000)))])
 except RunError as error:
     print("refused:", error)
-print(read_groups(path)[0].completions[0].text)
+print(read_groups(path)[0].trajectories[0].text)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60

@@ -9,22 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, LONGROPE, PACKABLE, UNPACKABLE, VOCABULARY, make_model, make_policy, shared_policy
+from tiny import (
+    EOS,
+    LONGROPE,
+    PACKABLE,
+    QUESTION,
+    UNPACKABLE,
+    VOCABULARY,
+    make_model,
+    make_policy,
+    shared_policy,
+)
 from torch.testing import assert_close
 
 from ventaja.errors import DataError
 from ventaja.models import Bundle, Policy, pack_row
-from ventaja.records import Completion, Prompt, StopReason
-from ventaja.rollouts import (
-    Asked,
-    Interrupted,
-    LocalEngine,
-    Request,
-    Sampling,
-    ScriptedEngine,
-    decoding,
-    sample_groups,
-)
+from ventaja.records import Completion, Request, StopReason
+from ventaja.rollouts import Interrupted, LocalEngine, Sampling, ScriptedEngine, decoding
 from ventaja.rollouts.decoding import SharedCache
 
 ALL = PACKABLE + UNPACKABLE
@@ -42,7 +43,7 @@ def restless_policy(kind: str) -> Policy:
 
 def request(length: int, count: int, *, seed: int) -> Request:
     ids = random.Random(seed).choices(range(3, VOCABULARY), k=length)
-    return Request(prompt_ids=tuple(ids), count=count, seed=(7, seed))
+    return Request(prompt=QUESTION, prompt_ids=tuple(ids), count=count, seed=(7, seed))
 
 
 REQUESTS = [request(n, k, seed=i) for i, (n, k) in enumerate([(1, 3), (9, 1), (17, 3), (4, 2), (9, 2)])]
@@ -67,7 +68,7 @@ def test_tokens_do_not_depend_on_company(kind: str) -> None:
         assert tokens(sampled(kind, REQUESTS, max_batch=max_batch)) == together
     assert [tokens(sampled(kind, [r]))[0] for r in REQUESTS] == together  # alone
     assert tokens(sampled(kind, REQUESTS[::-1], max_batch=5))[::-1] == together  # another order
-    half = [Request(prompt_ids=r.prompt_ids, count=1, seed=r.seed) for r in REQUESTS]
+    half = [Request(prompt=QUESTION, prompt_ids=r.prompt_ids, count=1, seed=r.seed) for r in REQUESTS]
     assert tokens(sampled(kind, half)) == [group[:1] for group in together]  # fewer answers
 
 
@@ -86,7 +87,7 @@ def test_products_over_all_answers_of_a_prompt_say_what_the_kernel_says(
 
 def test_streams_differ_between_answers_and_seeds() -> None:
     one, other = request(5, 8, seed=1), request(5, 8, seed=1)
-    other = Request(prompt_ids=one.prompt_ids, count=8, seed=(8, 1))
+    other = Request(prompt=QUESTION, prompt_ids=one.prompt_ids, count=8, seed=(8, 1))
     answers = tokens(sampled("llama", [one, other]))
     assert len({ids for group in answers for ids in group}) == 16
 
@@ -219,7 +220,7 @@ def test_completions_carry_the_version_of_their_weights() -> None:
 
 def test_nothing_asked_is_nothing_answered() -> None:
     assert sampled("llama", []) == []
-    none = Request(prompt_ids=(5,), count=0, seed=(0,))
+    none = Request(prompt=QUESTION, prompt_ids=(5,), count=0, seed=(0,))
     assert [len(group) for group in sampled("llama", [none, REQUESTS[0], none])] == [0, 3, 0]
 
 
@@ -242,7 +243,10 @@ def test_many_prompts_share_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", PACKABLE)
 def test_a_beginning_that_prompts_share_changes_no_answer(kind: str) -> None:
     shared = request(30, 1, seed=50).prompt_ids
-    requests = [Request(prompt_ids=(*shared, *r.prompt_ids), count=r.count, seed=r.seed) for r in REQUESTS]
+    requests = [
+        Request(prompt=QUESTION, prompt_ids=(*shared, *r.prompt_ids), count=r.count, seed=r.seed)
+        for r in REQUESTS
+    ]
     assert pack_row([Bundle(prompt_ids=r.prompt_ids, answers=[]) for r in requests]).prefix == 30
     together = sampled(kind, requests)
     for ask, group in zip(requests, together, strict=True):
@@ -252,27 +256,10 @@ def test_a_beginning_that_prompts_share_changes_no_answer(kind: str) -> None:
             assert_close(ours.logprobs, theirs.logprobs, rtol=1e-4, atol=1e-4)
 
 
-def test_groups_are_prompts_with_their_completions() -> None:
-    prompts = [Prompt(id="a", content="?"), Prompt(id="b", content="!")]
-    groups = sample_groups(
-        LocalEngine(restless_policy("llama")),
-        Asked(
-            prompts=prompts,
-            prompt_ids=[r.prompt_ids for r in REQUESTS[:2]],
-            seeds=[r.seed for r in REQUESTS[:2]],
-            size=2,
-        ),
-        LONG,
-    )
-    assert [g.prompt for g in groups] == prompts
-    assert [g.prompt_ids for g in groups] == [r.prompt_ids for r in REQUESTS[:2]]
-    assert [c.token_ids for c in groups[0].completions] == tokens(sampled("llama", REQUESTS[:1]))[0][:2]
-
-
 def test_a_scripted_engine_says_what_it_is_told() -> None:
     tokenizer = shared_policy("llama").tokenizer
     engine = ScriptedEngine(tokenizer, lambda prompt, k: f"{prompt}{k}")
-    ask = Request(prompt_ids=tuple(tokenizer("hi")["input_ids"]), count=2, seed=(0,))
+    ask = Request(prompt=QUESTION, prompt_ids=tuple(tokenizer("hi")["input_ids"]), count=2, seed=(0,))
     answers = engine.sample([ask], Sampling(max_tokens=4))
     assert [c.text for c in answers[0]] == ["hi0", "hi1"]
     ids = (*tokenizer("hi0")["input_ids"], EOS)

@@ -19,7 +19,7 @@ import torch
 
 from ventaja import yaml
 from ventaja.errors import ConfigError, RunError
-from ventaja.records import Completion, Group, Prompt, StopReason, write_groups
+from ventaja.records import Completion, Group, Prompt, StopReason, Trajectory, write_groups
 from ventaja.tracking import Run, RunFolder
 
 
@@ -41,7 +41,9 @@ def begin(tmp_path: Path) -> RunFolder:
 
 def group(text: str = "4") -> Group:
     answer = Completion(token_ids=(1,), logprobs=(-0.5,), text=text, stop=StopReason.EOS, weight_version=0)
-    return Group(prompt=Prompt(id="1", content="2 + 2?"), prompt_ids=(7,), completions=(answer,))
+    return Group(
+        prompt=Prompt(id="1", content="2 + 2?"), prompt_ids=(7,), trajectories=(Trajectory.of(answer),)
+    )
 
 
 def test_create_makes_the_folder(tmp_path: Path) -> None:

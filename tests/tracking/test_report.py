@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from ventaja.errors import RunError
-from ventaja.records import Completion, Fault, Group, Judgement, Message, Prompt, StopReason, write_groups
+from ventaja.records import (
+    Completion,
+    Fault,
+    Group,
+    Judgement,
+    Message,
+    Prompt,
+    StopReason,
+    Trajectory,
+    write_groups,
+)
 from ventaja.tracking import Run, RunFolder, reward_curve_svg, write_report
 from ventaja.tracking.report.curves import _moving_average
 
@@ -71,8 +81,12 @@ def a_group(content: str | tuple[Message, ...]) -> Group:
     return Group(
         prompt=Prompt(id="1", content=content),
         prompt_ids=(1,),
-        completions=tuple(
-            Completion(token_ids=(1,), logprobs=(-1.0,), text=text, stop=StopReason.LENGTH, weight_version=0)
+        trajectories=tuple(
+            Trajectory.of(
+                Completion(
+                    token_ids=(1,), logprobs=(-1.0,), text=text, stop=StopReason.LENGTH, weight_version=0
+                )
+            )
             for text in texts
         ),
         judgements=(

@@ -16,7 +16,7 @@ from ventaja.models import TokenScores
 from ventaja.training import ALGORITHMS, Algorithm, customised
 from ventaja.training.algorithms import CISPO, DAPO, GRPO, GSPO, PPO, REINFORCE, RLOO
 from ventaja.training.batch import Batch
-from ventaja.training.credit import RunningMean, assign_advantages, reward_table
+from ventaja.training.credit import RunningMean, credit
 from ventaja.training.objective import PolicyObjective, token_weights
 
 MAX_TOKENS = 5  # the longest allowed answer, longer than any here
@@ -45,17 +45,14 @@ def ours(algorithm: Algorithm) -> tuple[float, list[np.ndarray]]:
     new_ST = batch.table([row.tolist() for row in NEW]).double()
     # An on-policy update takes the new log-probs as the old ones.
     old_ST = new_ST if algorithm.is_on_policy else batch.table([row.tolist() for row in OLD]).double()
+    columns = {"sampler_logprob": old_ST, "token_reward": batch.columns["token_reward"].double()}
     if not algorithm.is_on_policy or algorithm.kl == "reward":
-        batch.columns["old_logprob"] = old_ST
-    ref_ST = batch.table([row.tolist() for row in REF]).double()
+        columns["old_logprob"] = old_ST
     if algorithm.needs_reference:
-        batch.columns["ref_logprob"] = ref_ST
-    batch.columns["sampler_logprob"] = old_ST
-    reward_ST = reward_table(groups, batch).double()
-    if algorithm.kl == "reward":
-        reward_ST = reward_ST - algorithm.kl_coef * (old_ST - ref_ST)
-    advantage_ST = assign_advantages(batch, reward_ST.float(), algorithm, RunningMean(RUNNING, 3)).double()
-    batch.columns["advantage"] = advantage_ST
+        columns["ref_logprob"] = batch.table([row.tolist() for row in REF]).double()
+    batch = credit(
+        batch.with_columns(**columns), algorithm, running=RunningMean(RUNNING, 3), kl_coef=algorithm.kl_coef
+    )
     weight_ST = token_weights(algorithm, batch.is_action_ST, max_tokens=MAX_TOKENS)
     (row,) = batch.rows(range(4), max_tokens=1000)
     logprob_M = row.pick(new_ST).requires_grad_(True)
@@ -381,9 +378,8 @@ def test_customised():
 
 
 def test_the_advantages_of_a_batch_are_those_of_the_formula():
-    """`ours` above computes them in float32: near enough that the golden tolerance is about the loss."""
     batch = Batch.of_groups([group((10,), [(1,) * 3, (2,)], REWARDS[:2])])
-    reward_ST = torch.tensor([[0.0, 0.0, 1.0], [0.25, 0.0, 0.0]])
-    advantage_ST = assign_advantages(batch, reward_ST, GRPO, RunningMean())
+    assert batch.columns["token_reward"].tolist() == [[0.0, 0.0, 1.0], [0.25, 0.0, 0.0]]
+    advantage_ST = credit(batch, GRPO).columns["advantage"]
     # mean 0.625, deviation 0.375·√2: ± 1/√2
     assert_close(advantage_ST, torch.tensor([[2**-0.5] * 3, [-(2**-0.5), 0.0, 0.0]]), rtol=1e-5, atol=1e-6)

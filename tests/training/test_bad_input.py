@@ -33,6 +33,7 @@ from ventaja.records import Prompt
 from ventaja.rollouts import LocalEngine
 from ventaja.training import EvaluationConfig, RlConfig, SftConfig, checkpoint, parse, train_rl
 from ventaja.training.config import resolved
+from ventaja.training.joints import make_environment
 
 
 def contents(folder):
@@ -167,7 +168,8 @@ def test_a_folder_whose_config_is_broken(model, tmp_path):
 
 def train_on(given, folder, model, **groups):
     config = parse(RlConfig, rl_values(folder, model, **groups))
-    return train_rl(config, prompts=given, rewards=[Reward(share_of_a, "r")], console=quiet())
+    environment = make_environment(config, prompts=given, rewards=[Reward(share_of_a, "r")])
+    return train_rl(config, environment=environment, console=quiet())
 
 
 def test_prompts_that_cannot_be_asked(model, tmp_path):

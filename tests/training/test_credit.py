@@ -9,18 +9,12 @@ import torch
 from tiny_task import completion, group
 from torch.testing import assert_close
 
-from ventaja.records import Fault, Group, Judgement, Prompt, StopReason
+from ventaja.records import Fault, Given, Group, Judgement, Prompt, StopReason, Trajectory
 from ventaja.training.algorithms import GRPO, PPO, REINFORCE, Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RewardConfig
-from ventaja.training.credit import (
-    RunningMean,
-    assign_advantages,
-    has_spread,
-    judged_batch,
-    reward_table,
-    takes_part,
-)
+from ventaja.training.credit import RunningMean, credit, has_spread
+from ventaja.training.truncation import AS_JUDGED, Truncation
 
 PENALISED = RewardConfig(truncated="penalise", truncation_penalty=0.75)
 FAULT = Fault(function="f", error="ValueError", detail="")
@@ -32,15 +26,21 @@ def judged(answers, judgements, stops=None):
     return Group(
         prompt=Prompt(id="p", content="?"),
         prompt_ids=(9,),
-        completions=tuple(completion(*ids, stop=stop) for ids, stop in zip(answers, stops, strict=True)),
+        trajectories=tuple(
+            Trajectory.of(completion(*ids, stop=stop)) for ids, stop in zip(answers, stops, strict=True)
+        ),
         judgements=tuple(judgements),
     )
 
 
-def advantages(groups, running=None, /, **parts):
-    algorithm = replace(BASE, **parts)
-    batch = Batch.of_groups(groups)
-    return assign_advantages(batch, reward_table(groups, batch), algorithm, running or RunningMean())
+def advantages(groups, running=None, /, *, truncation=AS_JUDGED, **parts):
+    batch = Batch.of_groups(groups, truncation)
+    return credit(batch, replace(BASE, **parts), running=running or RunningMean()).columns["advantage"]
+
+
+def token_rewards(groups, how=None, *, max_tokens=0):
+    truncation = AS_JUDGED if how is None else Truncation(how=how, max_tokens=max_tokens)
+    return Batch.of_groups(groups, truncation).columns["token_reward"]
 
 
 GROUPS = [
@@ -84,28 +84,65 @@ def test_batch_std_is_over_tokens():
 
 def test_to_go_with_the_kl_in_the_reward():
     # rewards per token: −0.1·KL, and the outcome at the last;  KL = 1, 2, 3 and 4
-    groups = [group((1,), [(5, 6, 7), (5,)], [1.0, 2.0])]
-    batch = Batch.of_groups(groups)
-    kl_ST = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
-    reward_ST = reward_table(groups, batch) - 0.1 * kl_ST
-    plain = replace(BASE, credit="to_go")
+    batch = Batch.of_groups([group((1,), [(5, 6, 7), (5,)], [1.0, 2.0])]).with_columns(
+        old_logprob=torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), ref_logprob=torch.zeros(2, 3)
+    )
+    kl = {"kl": "reward", "kl_estimator": "k1", "kl_coef": 0.1}
+
+    def found(**parts):
+        return credit(batch, replace(BASE, **kl, **parts), kl_coef=0.1).columns["advantage"]
+
     expected = torch.tensor([[0.4, 0.5, 0.7], [1.6, 0.0, 0.0]])  # 1 − .1·6, 1 − .1·5, 1 − .1·3;  2 − .1·4
-    assert_close(assign_advantages(batch, reward_ST, plain, RunningMean()), expected)
+    assert_close(found(credit="to_go"), expected)
     # the batch's mean is over the four tokens: 3.2/4
-    centred = assign_advantages(batch, reward_ST, replace(plain, baseline="batch_mean"), RunningMean())
     inside = torch.tensor([[True, True, True], [True, False, False]])
-    assert_close(centred, (expected - 0.8).where(inside, 0.0))
-    whole = assign_advantages(batch, reward_ST, BASE, RunningMean())
-    assert_close(whole, torch.tensor([[0.4, 0.4, 0.4], [1.6, 0.0, 0.0]]))
+    assert_close(found(credit="to_go", baseline="batch_mean"), (expected - 0.8).where(inside, 0.0))
+    assert_close(found(), torch.tensor([[0.4, 0.4, 0.4], [1.6, 0.0, 0.0]]))
+    credited = credit(batch, replace(BASE, **kl), kl_coef=0.1)
+    assert_close(credited.columns["token_reward"], torch.tensor([[-0.1, -0.2, 0.7], [1.6, 0.0, 0.0]]))
+    assert batch.columns["token_reward"].tolist() == [[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]]  # as it was
 
 
 def test_rewards_stand_at_the_tokens_that_earned_them():
     groups = [judged([(1, 2, 3)], [Judgement(stream=((0, 1.0), (2, -0.5)))])]
-    batch = Batch.of_groups(groups)
-    reward_ST = reward_table(groups, batch)
-    assert reward_ST.tolist() == [[1.0, 0.0, -0.5]]
+    assert token_rewards(groups).tolist() == [[1.0, 0.0, -0.5]]
     to_go = replace(REINFORCE, credit="to_go", baseline="none")
-    assert assign_advantages(batch, reward_ST, to_go, RunningMean()).tolist() == [[0.5, -0.5, -0.5]]
+    assert credit(Batch.of_groups(groups), to_go).columns["advantage"].tolist() == [[0.5, -0.5, -0.5]]
+
+
+def episode(*turns):
+    """A trajectory of turns: an integer is a token that was chosen, one in a list was given."""
+    made = tuple(
+        Given(token_ids=tuple(turn), text="", role="tool") if isinstance(turn, list) else completion(*turn)
+        for turn in turns
+    )
+    return Trajectory(turns=made, is_truncated=False)
+
+
+def test_tokens_that_were_given_have_no_advantage_and_no_part_in_statistics():
+    # chosen 5, 6; given 7, 8, 9; chosen 6. The tool's last token earns 0.5, the end 1.
+    one = episode((5, 6), [7, 8, 9], (6,))
+    two = episode((5,))
+    made = Group(
+        prompt=Prompt(id="p", content="?"),
+        prompt_ids=(1,),
+        trajectories=(one, two),
+        judgements=(Judgement(stream=((4, 0.5), (5, 1.0))), Judgement(stream=((0, 0.5),))),
+    )
+    batch = Batch.of_groups([made])
+    assert batch.is_action_ST.tolist() == [[True, True, False, False, False, True], [True] + [False] * 5]
+    assert batch.columns["sampler_logprob"].tolist() == [[-1, -1, 0, 0, 0, -1], [-1, 0, 0, 0, 0, 0]]
+    whole = credit(batch, replace(BASE, baseline="group_mean")).columns["advantage"]
+    assert whole.tolist() == [[0.5, 0.5, 0, 0, 0, 0.5], [-0.5, 0, 0, 0, 0, 0]]  # 1.5 and 0.5, less 1
+    to_go = credit(batch, replace(BASE, credit="to_go")).columns["advantage"]
+    assert to_go.tolist() == [[1.5, 1.5, 0, 0, 0, 1.0], [0.5, 0, 0, 0, 0, 0]]
+    # the mean of the four chosen tokens' returns: (1.5 + 1.5 + 1 + 0.5) / 4
+    centred = credit(batch, replace(BASE, credit="to_go", baseline="batch_mean")).columns["advantage"]
+    assert_close(centred[0], torch.tensor([0.375, 0.375, 0, 0, 0, -0.125]))
+    [row] = batch.rows([0, 1], max_tokens=100)
+    assert row.packed.target_M.tolist() == [5, 6, 6, 5]  # what is predicted
+    assert row.time_M.tolist() == [0, 1, 5, 0]
+    assert row.packed.token_ids_N.tolist() == [1, 5, 6, 7, 8, 9]  # what is read
 
 
 def test_broken_and_unjudged_answers_take_no_part():
@@ -116,7 +153,8 @@ def test_broken_and_unjudged_answers_take_no_part():
         judged([(6,), (7,)], [Judgement(), Judgement.outcome(5.0, length=1)]),
     ]  # fmt: skip
     batch = Batch.of_groups(groups)
-    assert batch.answers == [(1,), (5,), (7,)]
+    assert [sample.token_ids for sample in batch.samples] == [(1,), (5,), (7,)]
+    assert [(sample.group, sample.index) for sample in batch.samples] == [(0, 0), (0, 3), (1, 1)]
     assert batch.group_S.tolist() == [0, 0, 1]
     assert batch.longest == 1
     # the mean of 1 and 0 is a half; the other group has one answer left, and nothing to compare it with
@@ -143,36 +181,43 @@ def test_the_penalty_for_being_cut_off():
     stops = [StopReason.LENGTH, StopReason.EOS]
     judgements = [Judgement.outcome(1.0, length=2), Judgement.outcome(1.0, length=2)]
     groups = [judged([(1, 2), (3, 4)], judgements, stops)]
-    batch = Batch.of_groups(groups)
-    assert reward_table(groups, batch, PENALISED).tolist() == [[0.0, 0.25], [0.0, 1.0]]
+    assert token_rewards(groups, PENALISED).tolist() == [[0.0, 0.25], [0.0, 1.0]]
 
 
 def test_what_is_masked_has_no_advantage_and_no_part_in_those_of_others():
-    groups = [group((1,), [(5,), (6,), (7,)], [1.0, 0.0, 3.0])]
-    batch = Batch.of_groups(groups)
-    batch.is_action_ST[2] = False
-    reward_ST = reward_table(groups, batch)
+    def found(*cut, **parts):
+        stops = [StopReason.LENGTH if k in cut else StopReason.EOS for k in range(3)]
+        judgements = [Judgement.outcome(r, length=1) for r in (1.0, 0.0, 3.0)]
+        groups = [judged([(5,), (6,), (7,)], judgements, stops)]
+        truncation = Truncation(how=MASK, max_tokens=1)
+        if "algorithm" in parts:
+            return (
+                credit(Batch.of_groups(groups, truncation), parts["algorithm"])
+                .columns["advantage"][:, 0]
+                .tolist()
+            )
+        return advantages(groups, truncation=truncation, **parts)[:, 0].tolist()
+
     for parts in ({"baseline": "group_mean"}, {"baseline": "batch_mean"}):
-        found = assign_advantages(batch, reward_ST, replace(BASE, **parts), RunningMean())
-        assert found[:, 0].tolist() == [0.5, -0.5, 0.0]  # less the mean of 1 and 0
-    to_go = replace(BASE, credit="to_go", baseline="batch_mean")
-    assert assign_advantages(batch, reward_ST, to_go, RunningMean())[:, 0].tolist() == [0.5, -0.5, 0.0]
-    batch.is_action_ST[1] = False
-    found = assign_advantages(batch, reward_ST, replace(GRPO, scale="none"), RunningMean())
-    assert found[:, 0].tolist() == [0.0, 0.0, 0.0]  # one alone has nothing to be compared with
+        assert found(2, **parts) == [0.5, -0.5, 0.0]  # less the mean of 1 and 0
+    assert found(2, credit="to_go", baseline="batch_mean") == [0.5, -0.5, 0.0]
+    assert found(1, 2, algorithm=replace(GRPO, scale="none")) == [
+        0.0,
+        0.0,
+        0.0,
+    ]  # alone, with nothing to compare
     # whitening looks only at what takes part: one token alone has no spread
-    whitened = assign_advantages(batch, reward_table(groups, batch), PPO, RunningMean())
-    assert whitened[:, 0].tolist() == [0.0, 0.0, 0.0]
+    whitened = replace(PPO, kl="none", kl_coef=0.0)
+    assert found(1, 2, algorithm=whitened) == [0.0, 0.0, 0.0]
 
 
 def test_a_soft_punishment_for_length():
     how = RewardConfig(overlong_buffer=2, overlong_penalty=0.5)
     groups = [group((1,), [(5,), (5, 6, 7), (5, 6, 7, 8)], [1.0, 1.0, 1.0])]
-    batch, reward_ST = judged_batch(groups, how, max_tokens=4)
     # of 4 tokens 2 are free; the third costs half of 0.5, the fourth all of it, at the answer's last token
     expected = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0.75, 0], [0, 0, 0, 0.5]])
-    assert_close(reward_ST, expected)
-    assert takes_part(batch).all()
+    assert_close(token_rewards(groups, how, max_tokens=4), expected)
+    assert Batch.of_groups(groups, Truncation(how=how, max_tokens=4)).takes_part_S.all()
 
 
 MASK = RewardConfig(truncated="mask")
@@ -200,9 +245,9 @@ def test_a_group_has_spread_exactly_if_it_gets_advantages(rewards, lengths, cut,
     ]
     stops = [StopReason.LENGTH if k in cut else StopReason.EOS for k in range(len(answers))]
     one = judged(answers, judgements, stops)
-    assert has_spread(one, how, max_tokens=2) is spread
-    batch, reward_ST = judged_batch([one], how, max_tokens=2)
-    found = assign_advantages(batch, reward_ST, replace(BASE, baseline="group_mean"), RunningMean())
+    batch = Batch.of_groups([one], Truncation(how=how, max_tokens=2))
+    assert has_spread(batch) == {0: spread}
+    found = credit(batch, replace(BASE, baseline="group_mean")).columns["advantage"]
     assert bool(found.any()) is spread
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from ventaja import functional as F
 from ventaja.models import load_policy
-from ventaja.training import left_out, rl
+from ventaja.training import left_out, scoring
 from ventaja.training.algorithms import CISPO, DAPO, GRPO, replace
 from ventaja.training.batch import Batch, scores_table
 from ventaja.training.learner import Learner
@@ -58,9 +58,10 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
     original, olds, seen = Learner.update, [], []
 
     def begin(batch, algorithm, score, *, seed, epochs):
-        measure_left_out(batch, algorithm, score, seed=seed, epochs=epochs)
+        batch = measure_left_out(batch, algorithm, score, seed=seed, epochs=epochs)
         assert batch.columns[MEASURED][:, 0].isnan().any()  # some are not measured: they are trained on
         olds.append(score(range(batch.sequences)))
+        return batch
 
     def checked(learner, cut, objective, weight_ST, **how):
         batch, a = objective.batch, objective.algorithm
@@ -98,7 +99,7 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
         return report
 
     monkeypatch.setattr(left_out, "FEW", 1000)
-    monkeypatch.setattr(rl, "measure_left_out", begin)
+    monkeypatch.setattr(scoring, "measure_left_out", begin)
     monkeypatch.setattr(Learner, "update", checked)
     lines(tmp_path / "run", model, **algorithm)
     if algorithm["name"] != "dr_grpo":  # it says something
@@ -119,6 +120,12 @@ def batch_of(uniform: int) -> Batch:
     return batch
 
 
+def masked(batch, sequences):
+    is_action_ST = batch.is_action_ST.clone()
+    is_action_ST[sequences] = False
+    return replace(batch, is_action_ST=is_action_ST)
+
+
 def table(batch, values):
     def score(chosen):
         result = torch.full(values.shape, torch.nan)
@@ -131,7 +138,7 @@ def table(batch, values):
 def test_sums_by_hand_if_few_are_left_out():
     batch = batch_of(uniform=2)
     old_ST = batch.columns["sampler_logprob"] + 0.25
-    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[0], epochs=[[range(batch.sequences)]])
+    batch = measure_left_out(batch, DAPO, table(batch, old_ST), seed=[0], epochs=[[range(batch.sequences)]])
     assert batch.columns[MEASURED].isnan().any(dim=1).tolist() == [True] * 2 + [False] * 4
     members = [0, 1, 2, 3]  # the last group is in another minibatch
     now = table(batch, old_ST + np.log(2))
@@ -167,7 +174,9 @@ def test_a_sample_stands_for_all_without_bias(monkeypatch):
 
 
 def chosen_for(batch, old_ST, seed):
-    measure_left_out(batch, DAPO, table(batch, old_ST), seed=[seed], epochs=[[range(batch.sequences)]])
+    batch = measure_left_out(
+        batch, DAPO, table(batch, old_ST), seed=[seed], epochs=[[range(batch.sequences)]]
+    )
     return (~batch.columns[MEASURED][:, 0].isnan()).nonzero()[:, 0].tolist()
 
 
@@ -182,7 +191,7 @@ def test_what_teaches():
     assert teaches(batch, DAPO).tolist() == [True, True, False, False]
     assert teaches(batch, GRPO).all()  # its KL acts on every token
     assert teaches(batch, replace(CISPO, entropy_coef=-0.1)).all()
-    batch.is_action_ST[1] = False  # masked
+    batch = masked(batch, 1)
     assert teaches(batch, DAPO).tolist() == [True, False, False, False]
     assert teaches(batch, GRPO).tolist() == [True, False, True, True]
 
@@ -409,9 +418,9 @@ def test_ratios_by_hand():
 def test_credit_by_hand():
     from ventaja.training.metrics import credit_metrics
 
-    batch = batch_of(uniform=1)
-    batch.is_action_ST[3] = False
-    found = credit_metrics(batch, torch.tensor([1.0, 0.0, 1.0, 100.0]), DAPO, sampled_tokens=10)
+    batch = masked(batch_of(uniform=1), 3)  # rewards 1, 0, 1 and 1
+    sampled = {"samples": 4.0, "completions/mean_length": 2.5}  # ten tokens
+    found = credit_metrics(batch, DAPO, sampled=sampled)
     expected = {
         "return": 2 / 3,
         "advantages/mean": 0.0,
@@ -419,22 +428,22 @@ def test_credit_by_hand():
         "frac_tokens_trained": 0.4,
     }
     assert found == pytest.approx(expected)
-    every = credit_metrics(batch, torch.zeros(4), GRPO, sampled_tokens=10)
+    every = credit_metrics(batch, GRPO, sampled=sampled)
     assert every["frac_tokens_trained"] == pytest.approx(0.6)
-    batch.is_action_ST[:] = False
-    assert credit_metrics(batch, torch.zeros(4), GRPO, sampled_tokens=10) == {}
+    batch = masked(batch, slice(None))
+    assert credit_metrics(batch, GRPO, sampled=sampled) == {}
 
 
 def test_lengths_of_right_and_wrong_answers():
     from ventaja.training.metrics import rollout_metrics
 
     answers = [(5,), (5, 6, 7), (5, 6), (5, 6, 7, 8)]
-    found = rollout_metrics([group((1,), answers, [1.0, 1.0, 0.0, 0.0])], has_spread=lambda group: True)
+    found = rollout_metrics([group((1,), answers, [1.0, 1.0, 0.0, 0.0])], spread=[True])
     assert found["completions/mean_length_right"] == 2.0
     assert found["completions/mean_length_wrong"] == 3.0
     # a score between 0 and 1 tells no right from wrong, unless the function says what full marks are
     graded = group((1,), answers, [1.0, 1.0, 0.5, 0.0])
-    assert "completions/mean_length_right" not in rollout_metrics([graded], has_spread=lambda group: True)
+    assert "completions/mean_length_right" not in rollout_metrics([graded], spread=[True])
 
 
 def test_extremes_of_a_round_are_extremes():

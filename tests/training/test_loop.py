@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -27,21 +28,36 @@ from ventaja.models.layout import Bundle
 from ventaja.records import Prompt
 from ventaja.rollouts import ScriptedEngine
 from ventaja.training import RlConfig, parse, train_rl
+from ventaja.training.algorithms import GRPO
 from ventaja.training.learner import Learner
+from ventaja.training.minibatches import minibatches
 from ventaja.training.prompts import Passes
-from ventaja.training.rl import RlLoop
+from ventaja.training.rl import begin, play
+from ventaja.training.round import State
+from ventaja.training.setup import RlRun
 
 
-def loop(folder, model, /, *, judge=share_of_a, count=8, **groups):
+def begun(folder, model, /, *, judge=share_of_a, count=8, script=None, **groups):
+    """A run that is about to play its first round, with an engine that says `script(prompt, k)` if there is one."""
     environment = SingleTurn(prompts=prompts(count), rewards=[Reward(judge, "r")])
-    return RlLoop(parse(RlConfig, rl_values(folder, model, **groups)), environment, console=quiet())
+    return RlRun.of(
+        parse(RlConfig, rl_values(folder, model, **groups)),
+        engine=None if script is None else ScriptedEngine(tokenizer(), script),
+        environment=environment,
+        command="",
+        console=quiet(),
+    )
+
+
+def world(judge=share_of_a, asked=None):
+    return SingleTurn(prompts=asked or prompts(), rewards=[Reward(judge, "r")])
 
 
 @pytest.mark.parametrize("lasts", ["aaaa", "abcd"], ids=["one prompt", "other last tokens"])
 def test_prompts_may_be_alike_but_for_their_last_token(lasts, model, tmp_path):
     alike = [Prompt(id=f"p:{i}", content="say " + "?" * 30 + last) for i, last in enumerate(lasts)]
     config = parse(RlConfig, rl_values(tmp_path / "run", model, run={"rounds": 2}))
-    train_rl(config, prompts=alike, rewards=[Reward(share_of_a, "r")], console=quiet())
+    train_rl(config, environment=world(asked=alike), console=quiet())
     lines = metrics(tmp_path / "run")
     assert len(lines) == 2
     for line in lines:  # and training sees what was sampled
@@ -55,19 +71,13 @@ def test_prompts_may_be_alike_but_for_their_last_token(lasts, model, tmp_path):
 DYNAMIC = {"name": "dapo", "group_size": 4, "minibatches": 1}
 
 
-def scripted(made, script):
-    """The loop with an engine that says `script(prompt, k)`."""
-    made.engine = made.collector.engine = ScriptedEngine(tokenizer(), script)
-    return made
-
-
 def test_uniform_groups_are_replaced(model, tmp_path):
     # prompts a to d are hopeless: every answer has the same reward
     def script(prompt, k):
         return "b" if prompt[4] in "abcd" else "ab"[k % 2]
 
-    made = scripted(loop(tmp_path / "run", model, algorithm=DYNAMIC), script)
-    round_ = made.begin(1)
+    made = begun(tmp_path / "run", model, algorithm=DYNAMIC, script=script)
+    round_ = begin(made, 1)
     assert len(round_.groups) == 4
     assert all(group.prompt.content[4] not in "abcd" for group in round_.groups)
     # fresh prompts in the order of the shuffle, each asked once, and no more than needed
@@ -83,23 +93,23 @@ def test_the_budget_is_kept(model, tmp_path):
     def script(prompt, k):
         return "ab"[k % 2] if prompt[4] == "e" else "b"
 
-    made = scripted(loop(tmp_path / "run", model, algorithm={**DYNAMIC, "max_sampling_factor": 2.5}), script)
-    round_ = made.begin(1)
+    made = begun(tmp_path / "run", model, algorithm={**DYNAMIC, "max_sampling_factor": 2.5}, script=script)
+    round_ = begin(made, 1)
     assert len(made.engine.seen) == 10  # 2.5 · 4
     letters = [tokenizer().decode(request.prompt_ids)[4] for request in made.engine.seen]
     assert len(round_.groups) == letters.count("e") >= 1
 
 
 def test_a_round_without_any_spread_says_so(model, tmp_path):
-    made = scripted(loop(tmp_path / "run", model, algorithm=DYNAMIC), lambda prompt, k: "b")
+    made = begun(tmp_path / "run", model, algorithm=DYNAMIC, script=lambda prompt, k: "b")
     notes = []
-    made.progress.note = notes.append
-    round_ = made.begin(1)
+    made.session.progress.note = notes.append
+    round_ = begin(made, 1)
     assert len(round_.groups) == 4
     assert round_.batch.columns["advantage"].count_nonzero() == 0
     assert len(notes) == 1
     assert "all 48 answers have the reward 0." in notes[0]
-    made.begin(2)
+    begin(made, 2)
     assert len(notes) == 1  # not again in every round
 
 
@@ -119,11 +129,11 @@ def test_a_round_without_any_spread_says_so(model, tmp_path):
 )
 @pytest.mark.parametrize("name", ["reinforce", "ppo", "grpo", "rloo"])
 def test_rewards_that_compare_nothing_are_told_of(name, judge, said, algorithms, model, tmp_path):
-    made = loop(tmp_path / "run", model, judge=judge, algorithm={"name": name, "group_size": 4})
+    made = begun(tmp_path / "run", model, judge=judge, algorithm={"name": name, "group_size": 4})
     notes = []
-    made.progress.note = notes.append
+    made.session.progress.note = notes.append
     for number in range(1, 11):
-        made.begin(number)
+        begin(made, number)
     if said is None or (algorithms and name not in algorithms):
         assert notes == []
     else:
@@ -134,16 +144,14 @@ def test_rewards_that_compare_nothing_are_told_of(name, judge, said, algorithms,
 
 
 def test_a_penalty_for_cut_answers_compares_them(model, tmp_path):
-    made = scripted(
-        loop(
-            tmp_path / "run", model, judge=lambda completions: [0.0] * len(completions),
-            reward={"truncated": "penalise", "truncation_penalty": 0.5},
-        ),
-        lambda prompt, k: "b" * (1 + 8 * (k % 2)),
+    made = begun(
+        tmp_path / "run", model, judge=lambda completions: [0.0] * len(completions),
+        reward={"truncated": "penalise", "truncation_penalty": 0.5},
+        script=lambda prompt, k: "b" * (1 + 8 * (k % 2)),
     )  # fmt: skip
     notes = []
-    made.progress.note = notes.append
-    made.begin(1)
+    made.session.progress.note = notes.append
+    begin(made, 1)
     assert notes == []
 
 
@@ -177,9 +185,7 @@ def test_on_round_sees_the_recorded_round(model, tmp_path):
         seen.append((round, run.metrics[-1]["round"], len(run.rollouts(round)), run.column("reward")[-1]))
 
     config = parse(RlConfig, rl_values(tmp_path / "run", model))
-    made = train_rl(
-        config, prompts=prompts(), rewards=[Reward(share_of_a, "r")], on_round=on_round, console=quiet()
-    )
+    made = train_rl(config, environment=world(), on_round=on_round, console=quiet())
     assert seen == [(n, n, 4, reward) for n, reward in enumerate(made.column("reward"), start=1)]
 
 
@@ -189,16 +195,13 @@ def test_what_on_round_raises_ends_the_run_and_loses_nothing(model, tmp_path):
             raise ZeroDivisionError("enough")
 
     values = rl_values(tmp_path / "run", model)
-    rewards = [Reward(share_of_a, "r")]
     with pytest.raises(ZeroDivisionError, match="enough"):
-        train_rl(
-            parse(RlConfig, values), prompts=prompts(), rewards=rewards, on_round=on_round, console=quiet()
-        )
+        train_rl(parse(RlConfig, values), environment=world(), on_round=on_round, console=quiet())
     assert len(metrics(tmp_path / "run")) == 2
     values["run"]["resume"] = True
     told = []
     train_rl(
-        parse(RlConfig, values), prompts=prompts(), rewards=rewards, console=quiet(),
+        parse(RlConfig, values), environment=world(), console=quiet(),
         on_round=lambda run, round: told.append(round),
     )  # fmt: skip
     assert told == [3]  # round 2 was whole when it raised
@@ -232,18 +235,18 @@ def test_what_is_reported_as_uniform_is_what_is_replaced(model, tmp_path):
 
     for truncated, uniform in (({"truncated": "keep"}, 0.0), ({"truncated": "mask"}, 1.0)):
         reward = {**truncated}
-        made = scripted(
-            loop(tmp_path / truncated["truncated"], model, algorithm=DYNAMIC, reward=reward, count=4), script
+        made = begun(
+            tmp_path / truncated["truncated"], model, algorithm=DYNAMIC, reward=reward, count=4, script=script
         )
-        round_ = made.begin(1)
+        round_ = begin(made, 1)
         assert round_.sampled["frac_reward_zero_std"] == uniform
         assert round_.sampled["replaced_groups"] == 8 * uniform  # of 12 asked 4 are kept in any case
         assert bool(round_.batch.columns["advantage"].any()) == (not uniform)
 
 
 def test_without_dynamic_sampling_nothing_is_replaced(model, tmp_path):
-    made = scripted(loop(tmp_path / "run", model), lambda prompt, k: "b")
-    assert len(made.begin(1).groups) == 4
+    made = begun(tmp_path / "run", model, script=lambda prompt, k: "b")
+    assert len(begin(made, 1).groups) == 4
     assert len(made.engine.seen) == 4
 
 
@@ -261,10 +264,13 @@ def test_every_pass_uses_every_prompt_once():
 
 
 def test_minibatches_are_whole_groups_and_each_sample_has_its_turn_once_per_epoch(model, tmp_path):
-    made = loop(tmp_path / "run", model, algorithm={"name": "ppo", "group_size": 2, "minibatches": 3})
-    round_ = made.begin(1)
-    group_S = round_.batch.group_S
-    epochs = [[made._minibatch(1, round_.batch, 3 * epoch + part) for part in range(3)] for epoch in range(2)]
+    made = begun(tmp_path / "run", model, algorithm={"name": "ppo", "group_size": 2, "minibatches": 3})
+    batch = begin(made, 1).batch
+    group_S = batch.group_S
+    cut = minibatches(batch, made.algorithm, seed=(0, 1))
+    epochs = [[part.members for part in cut if part.epoch == epoch] for epoch in range(2)]
+    assert cut == minibatches(batch, made.algorithm, seed=(0, 1))
+    assert cut != minibatches(batch, made.algorithm, seed=(0, 2))
     for parts in epochs:
         assert sorted(s for part in parts for s in part) == list(range(16))
         assert {len(part) for part in parts} <= {4, 6}  # eight groups of two in three parts
@@ -305,11 +311,11 @@ def test_the_reference_of_a_run_that_goes_on_from_adapters(model, tmp_path):
     """A run folder as the model: the reference is its last checkpoint, adapters included."""
     settings = {"model": {"lora": {"rank": 2, "alpha": 32.0}}, "optimiser": {"learning_rate": 3e-2}}
     run_rl(tmp_path / "first", model, **settings)
-    second = loop(
+    second = begun(
         tmp_path / "second", tmp_path / "first", model={"name": str(tmp_path / "first"), "lora": {"rank": 2}}
     )
-    assert second.reference is not second.policy
-    round_ = second.begin(1)
+    assert second.scorer.reference is not second.policy.network
+    round_ = begin(second, 1)
     gap = (round_.batch.columns["ref_logprob"] - round_.batch.columns["sampler_logprob"]).abs()
     assert gap.max() < 1e-4  # nothing has been learnt yet
 
@@ -318,7 +324,7 @@ def test_new_adapters_follow_from_the_seed(model, tmp_path):
     def first_weights(folder, seed, noise):
         torch.manual_seed(noise)
         run = {"folder": str(folder), "seed": seed, "trackers": [], "completions_per_round": 16}
-        made = loop(folder, model, model={"lora": {"rank": 2}}, run=run)
+        made = begun(folder, model, model={"lora": {"rank": 2}}, run=run)
         return [p.detach().clone() for _, p in made.policy.network.parameters()]
 
     one, same, other = (
@@ -333,11 +339,11 @@ def test_new_adapters_follow_from_the_seed(model, tmp_path):
 
 
 @pytest.mark.parametrize(("kl", "factor"), [(0.0, 0.98), (0.9, 0.99), (1.0, 1.0), (1.1, 1.01), (9.0, 1.02)])
-def test_the_adaptive_coefficient_by_hand(kl, factor, model, tmp_path):
+def test_the_adaptive_coefficient_by_hand(kl, factor):
     # the target is 1; β grows by a tenth of the relative error, which is cut at ±0.2
-    made = loop(tmp_path / "run", model, algorithm={"name": "grpo", "group_size": 4, "kl_target": 1.0})
-    made._adapt_kl(kl)
-    assert made.state.kl_coef == pytest.approx(0.04 * factor)
+    state = State(kl_coef=0.04)
+    state.over(1, {"kl": kl}, replace(GRPO, kl_target=1.0))
+    assert state.kl_coef == pytest.approx(0.04 * factor)
 
 
 def test_the_running_mean_is_that_of_the_rounds_before(model, tmp_path):
@@ -384,7 +390,7 @@ def test_truncated_answers_masked_or_penalised(model, tmp_path):
     rows = masked.rollout_table(1).to_pylist()
     cut = [row for row in rows if row["stop"] == "length"]
     assert cut
-    assert all(set(row["advantage"]) == {0.0} for row in cut)
+    assert all(row["advantage"] is None for row in cut)
     reinforce = {"name": "reinforce", "group_size": 4}
     penalised = run_rl(
         tmp_path / "penalise", model,
@@ -473,26 +479,25 @@ def test_zero_advantages_are_not_computed(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["reinforce", "grpo"])
 def test_answers_that_are_all_masked_are_told_of(name, model, tmp_path):
-    made = scripted(
-        loop(
-            tmp_path / "run", model, algorithm={"name": name, "group_size": 4}, reward={"truncated": "mask"}
-        ),
-        lambda prompt, k: "a" * (5 + k),
-    )
+    made = begun(
+        tmp_path / "run", model, algorithm={"name": name, "group_size": 4}, reward={"truncated": "mask"},
+        script=lambda prompt, k: "a" * (5 + k),
+    )  # fmt: skip
     notes = []
-    made.progress.note = notes.append
-    made.begin(1)
+    made.session.progress.note = notes.append
+    begin(made, 1)
     [note] = notes
     assert "every answer was cut off by sampling.max_tokens, and cut ones are masked" in note
 
 
 def test_a_kl_in_the_reward_that_moves_nothing_makes_no_step(model, tmp_path):
-    made = loop(
+    made = begun(
         tmp_path / "run", model, judge=lambda completions: [1.0] * len(completions),
         algorithm={"name": "rloo", "group_size": 4},
+        run={"folder": str(tmp_path / "run"), "rounds": 1, "completions_per_round": 16, "trackers": []},
     )  # fmt: skip
-    round_ = made.begin(1)
+    made.state.round = round_ = begin(made, 1)
     assert round_.batch.columns["advantage"].count_nonzero() == 0  # the policy is its reference still
-    for index in made.updates(round_):
-        made.update(round_, index)
+    play(made)
+    assert [report.stepped for report in round_.reports] == [False]
     assert made.policy.updates == 0

@@ -10,11 +10,11 @@ from tiny_task import completion, policy
 from torch.testing import assert_close
 
 from ventaja.models import Policy
-from ventaja.records import Group, Judgement, Prompt
+from ventaja.records import Group, Judgement, Prompt, Trajectory
 from ventaja.training import ALGORITHMS, Algorithm
 from ventaja.training.algorithms import GRPO
 from ventaja.training.batch import Batch, scores_table
-from ventaja.training.credit import RunningMean, assign_advantages, reward_table
+from ventaja.training.credit import RunningMean, credit
 from ventaja.training.objective import PolicyObjective, token_weights
 
 # Sums of a few dozen float32 numbers in another order: a few units in the seventh digit of the largest.
@@ -40,7 +40,7 @@ def groups() -> list[Group]:
         Group(
             prompt=Prompt(id=f"p{g}", content="?"),
             prompt_ids=ids(prompt),
-            completions=tuple(completion(*ids(length)) for length in lengths),
+            trajectories=tuple(Trajectory.of(completion(*ids(length))) for length in lengths),
             judgements=tuple(
                 Judgement() if reward is None else Judgement.outcome(reward, length=length)
                 for reward, length in zip(row, lengths, strict=True)
@@ -59,17 +59,14 @@ def prepared(algorithm: Algorithm, models, groups) -> Batch:
         with torch.no_grad():
             return scores_table(batch, lambda row: model.score(row).logprob_M, rows)
 
-    batch.columns["sampler_logprob"] = score(older)
+    columns = {"sampler_logprob": score(older)}
     if not algorithm.is_on_policy or algorithm.kl == "reward":
-        batch.columns["old_logprob"] = score(older)
-    reward_ST = reward_table(groups, batch)
+        columns["old_logprob"] = score(older)
     if algorithm.needs_reference:
-        batch.columns["ref_logprob"] = score(reference)
-    if algorithm.kl == "reward":
-        kl_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
-        reward_ST -= algorithm.kl_coef * kl_ST
-    batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, RunningMean(0.3, 2))
-    return batch
+        columns["ref_logprob"] = score(reference)
+    return credit(
+        batch.with_columns(**columns), algorithm, running=RunningMean(0.3, 2), kl_coef=algorithm.kl_coef
+    )
 
 
 def gradients(algorithm, models, batch, sequences=None, *, max_tokens=10_000, entropy=False):
@@ -124,17 +121,20 @@ def test_cutting_ordering_and_padding_change_nothing(algorithm, models):
     assert_same(whole, gradients(algorithm, models, batch, order, max_tokens=25, entropy=entropy))
 
     moved = [
-        replace(g, completions=g.completions[::-1], judgements=g.judgements[::-1]) for g in groups()[::-1]
+        replace(g, trajectories=g.trajectories[::-1], judgements=g.judgements[::-1]) for g in groups()[::-1]
     ]
     other = prepared(algorithm, models, moved)
     assert_same(whole, gradients(algorithm, models, other, entropy=entropy))
 
     padded = prepared(algorithm, models, groups())
     pad = (0, 5)
-    padded.is_action_ST = torch.nn.functional.pad(padded.is_action_ST, pad)
-    padded.columns = {
-        name: torch.nn.functional.pad(table, pad, value=9.0) for name, table in padded.columns.items()
-    }
+    padded = replace(
+        padded,
+        is_action_ST=torch.nn.functional.pad(padded.is_action_ST, pad),
+        columns={
+            name: torch.nn.functional.pad(table, pad, value=9.0) for name, table in padded.columns.items()
+        },
+    )
     assert_same(whole, gradients(algorithm, models, padded, entropy=entropy))
 
 

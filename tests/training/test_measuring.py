@@ -15,11 +15,12 @@ from ventaja.environments import Reward, SingleTurn, load_reward
 from ventaja.errors import ConfigError, DataError, RewardError, RunError
 from ventaja.models import render_prompt
 from ventaja.records import Prompt, read_groups
-from ventaja.rollouts import Interrupted, Sampling, ScriptedEngine
+from ventaja.rollouts import Asking, Interrupted, Sampling, ScriptedEngine
 from ventaja.training import EvaluationConfig, RlConfig, evaluate, parse, train_rl
 from ventaja.training import evaluation as evaluation_module
-from ventaja.training.config import RewardConfig
 from ventaja.training.evaluation import full_marks, measure, pass_at_k
+from ventaja.training.joints import make_environment
+from ventaja.training.prompts import Rendered
 
 
 @pytest.mark.parametrize(("samples", "right"), [(4, 0), (4, 1), (4, 3), (4, 4), (6, 2)])
@@ -30,19 +31,32 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(samples, right):
         assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
-def measured(script, judge, *, count=2, samples=4, max_tokens=4, max_broken=1.0, **options):
+def measured(
+    script,
+    judge,
+    *,
+    count=2,
+    samples=4,
+    max_tokens=4,
+    max_broken=1.0,
+    full_marks=None,
+    should_stop=lambda: False,
+):
     asked = prompts(count)
     words = tokenizer()
     return measure(
-        ScriptedEngine(words, script),
+        Asking(
+            engine=ScriptedEngine(words, script),
+            sampling=Sampling(max_tokens=max_tokens),
+            vocabulary=len(words),
+            should_stop=should_stop,
+        ),
         SingleTurn(prompts=asked, rewards=[Reward(judge, "r")]),
-        asked,
-        [render_prompt(words, prompt) for prompt in asked],
-        Sampling(max_tokens=max_tokens),
-        RewardConfig(max_broken_fraction=max_broken),
+        Rendered(prompts=asked, token_ids=[render_prompt(words, prompt) for prompt in asked]),
         samples=samples,
         seed=0,
-        **options,
+        max_broken_fraction=max_broken,
+        full_marks=full_marks,
     )
 
 
@@ -227,7 +241,8 @@ def test_problems_that_were_trained_on_are_left_out(task, model):
 
 def trained(task, model, given, *, judge=is_right, **groups):
     config = parse(RlConfig, rl_values(task / "run", model, **groups))
-    return train_rl(config, prompts=given, rewards=[Reward(judge, "r")], console=quiet())
+    environment = make_environment(config, prompts=given, rewards=[Reward(judge, "r")])
+    return train_rl(config, environment=environment, console=quiet())
 
 
 def asked_prompts(seen):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from tiny import make_policy, shared_policy
+from tiny_task import group
 
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Bundle, Policy, pack_row
@@ -22,12 +23,7 @@ ANSWERS = [(5, 6, 7, 8), (9, 10, 11), (12, 13, 14, 15, 16), (17, 18)]
 
 def batch() -> Batch:
     """Four prompts of 3 tokens with an answer each: 7, 6, 8 and 5 tokens. In a row an answer's last token is left out."""
-    return Batch(
-        prompt_ids=[(2, 3, 4)] * 4,
-        answers=ANSWERS,
-        group_S=torch.arange(4),
-        is_action_ST=torch.ones(4, 5, dtype=torch.bool),
-    )
+    return Batch.of_groups([group((2, 3, 4), [answer], [0.0]) for answer in ANSWERS])
 
 
 def cut(tokens: int) -> list[Row]:

@@ -24,7 +24,9 @@ from ventaja.errors import RunError
 from ventaja.models import load_policy
 from ventaja.rollouts import LocalEngine
 from ventaja.tracking import Run, RunFolder
-from ventaja.training import rl, session, sft
+from ventaja.training import metrics as metrics_module
+from ventaja.training import session, sft
+from ventaja.training import update as update_module
 from ventaja.training.config import OptimiserConfig
 from ventaja.training.learner import Learner
 from ventaja.training.optimiser import Optimiser
@@ -221,6 +223,11 @@ def interrupted_twice():
     signal.raise_signal(signal.SIGINT)
 
 
+HOMES = {
+    "rollout_metrics": metrics_module,
+    "PolicyObjective": update_module,
+    "update_metrics": metrics_module,
+}
 ERRORS = {
     "a mistake in the loop": (ZeroDivisionError, mistake),
     "memory": (RunError, out_of_memory),
@@ -239,7 +246,7 @@ def test_an_error_of_any_kind_leaves_a_checkpoint(
 ):
     kind, happen = ERRORS[what]
     with monkeypatch.context() as patched:
-        at_call(patched, rl, name, number, happen)
+        at_call(patched, HOMES[name], name, number, happen)
         with pytest.raises(kind):
             run(tmp_path / "run", model, variant)
     assert len(names(tmp_path / "run" / "checkpoints")) == 1
@@ -259,13 +266,13 @@ def test_half_an_optimiser_step_is_no_state_to_keep(whole, model, tmp_path, monk
 
 def test_nothing_is_written_twice_or_before_anything_was_trained(model, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        at_call(patched, rl, "rollout_metrics", 1, mistake)
+        at_call(patched, metrics_module, "rollout_metrics", 1, mistake)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / "first", model, "reinforce")
     assert names(tmp_path / "first" / "checkpoints") == []
     saved = []
     with monkeypatch.context() as patched:
-        at_call(patched, rl, "rollout_metrics", 3, mistake)
+        at_call(patched, metrics_module, "rollout_metrics", 3, mistake)
         original = session.save_checkpoint
         patched.setattr(
             session,
@@ -304,7 +311,7 @@ def test_a_run_that_ended_in_its_first_round_is_no_hindrance(whole, model, tmp_p
     for resume in (False, True):
         folder = tmp_path / f"resume-{resume}"
         with monkeypatch.context() as patched:
-            at_call(patched, rl, "rollout_metrics", 1, mistake)
+            at_call(patched, metrics_module, "rollout_metrics", 1, mistake)
             with pytest.raises(ZeroDivisionError):
                 run(folder, model, "dapo")
         assert folder.is_dir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,8 +29,8 @@ def batch_of(shapes):
 
 def cost(batch, sequences):
     """Tokens of a row: each prompt once, and the answers."""
-    prompts = {int(batch.group_S[s]): len(batch.prompt_ids[s]) for s in sequences}
-    return sum(prompts.values()) + sum(len(batch.answers[s]) for s in sequences)
+    prompts = {int(batch.group_S[s]): len(batch.samples[s].prompt_ids) for s in sequences}
+    return sum(prompts.values()) + sum(len(batch.samples[s]) for s in sequences)
 
 
 @given(shapes, st.integers(1, 60), st.data())
@@ -46,7 +48,7 @@ def test_every_sequence_once_within_the_budget(shapes, max_tokens, data):
         assert torch.equal(row.packed.target_M, row.sequence_M)
         for s in members:
             time = row.time_M[row.sequence_M == s]
-            assert time.tolist() == list(range(len(batch.answers[s])))
+            assert time.tolist() == list(range(len(batch.samples[s])))
 
 
 @given(shapes, st.integers(1, 60))
@@ -58,7 +60,7 @@ def test_a_group_that_fits_stays_together(shapes, max_tokens):
         rows_with_it = [row for row in rows if members & set(row.sequence_M.tolist())]
         if cost(batch, members) <= max_tokens:
             assert len(rows_with_it) == 1
-            prompt = next(len(batch.prompt_ids[s]) for s in members)
+            prompt = next(len(batch.samples[s].prompt_ids) for s in members)
             computed = rows_with_it[0].packed.token_ids_N[: rows_with_it[0].packed.prompt_length_P.sum()] == g
             assert int(computed.sum()) == prompt  # once
 
@@ -80,7 +82,10 @@ def test_first_fit_by_hand():
 
 def test_a_beginning_that_prompts_share_counts_once_per_row():
     batch = batch_of([(2, [3]), (1, [3]), (4, [3]), (2, [3])])
-    batch.prompt_ids = [(*range(100, 170), *ids) for ids in batch.prompt_ids]
+    shared = tuple(range(100, 170))
+    batch = replace(
+        batch, samples=tuple(replace(s, prompt_ids=(*shared, *s.prompt_ids)) for s in batch.samples)
+    )
     # 70 + (4 + 3) + (2 + 3) + (2 + 3) + (1 + 3); what the last group has left to itself is one token and its answer
     [row] = batch.rows(range(4), max_tokens=91)
     assert (row.packed.prefix, row.packed.tokens) == (70, 91 - 4)  # an answer's last token is no input
@@ -112,6 +117,7 @@ def test_examples_begin_where_the_answer_does():
         id="e", token_ids=(1, 2, 3, 4, 5, 6), is_action=(False, False, True, False, False, True)
     )
     batch = Batch.of_examples([example])
-    assert batch.prompt_ids == [(1, 2)]
-    assert batch.answers == [(3, 4, 5, 6)]
+    [sample] = batch.samples
+    assert sample.prompt_ids == (1, 2)
+    assert sample.token_ids == (3, 4, 5, 6)
     assert batch.is_action_ST.tolist() == [[True, False, False, True]]  # the second question is not learnt

@@ -13,7 +13,7 @@ from tiny import save_tiny_model
 from tiny_task import assert_same_run, metrics, quiet, rl_values, run_rl, run_sft
 from transformers import AutoModelForCausalLM
 
-from ventaja.environments import Reward
+from ventaja.environments import Reward, SingleTurn
 from ventaja.records import Prompt
 from ventaja.training import RlConfig, parse, train_rl
 from ventaja.training.rounding import Rounding
@@ -128,20 +128,12 @@ def test_the_ratio_of_an_unchanged_policy_is_1_in_every_epoch(algorithm, max_tok
     ) | {"algorithm": algorithm}
     # of all lengths, so that rows of other prompts have other shapes
     prompts = [Prompt(id=f"p:{i}", content="say it " * (1 + i * i % 13) + "!" * (i % 2)) for i in range(32)]
-    train_rl(
-        parse(RlConfig, values),
-        prompts=prompts,
-        # every second group is uniform: what is left out of the updates is measured, and has not moved either
-        rewards=[
-            Reward(
-                lambda prompts, completions, **_: [
-                    len(c) * (len(p) % 2) for p, c in zip(prompts, completions, strict=True)
-                ],
-                "length",
-            )
-        ],
-        console=quiet(),
-    )
+    # every second group is uniform: what is left out of the updates is measured, and has not moved either
+    judge = lambda prompts, completions, **_: [  # noqa: E731
+        len(c) * (len(p) % 2) for p, c in zip(prompts, completions, strict=True)
+    ]
+    environment = SingleTurn(prompts=prompts, rewards=[Reward(judge, "length")])
+    train_rl(parse(RlConfig, values), environment=environment, console=quiet())
     [line] = metrics(tmp_path / "run")
     assert line["approx_kl"] == 0
     assert line.get("clip_ratio/low", 0) == line.get("clip_ratio/high", 0) == 0

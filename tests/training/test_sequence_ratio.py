@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_task import group
 
 from ventaja import functional as F
 from ventaja.models import TokenScores
@@ -11,11 +12,10 @@ from ventaja.training.objective import PolicyObjective, token_weights
 
 
 def batch_of(advantage: list[float], lengths: list[int]) -> Batch:
-    batch = Batch._of(
-        [(s, (1,), tuple(range(1, n + 1))) for s, n in enumerate(lengths)], [[True] * n for n in lengths]
-    )
-    batch.columns["advantage"] = batch.table([[a] * n for a, n in zip(advantage, lengths, strict=True)])
-    return batch
+    groups = [group((1,), [tuple(range(1, n + 1))], [0.0]) for n in lengths]
+    batch = Batch.of_groups(groups)
+    rows = [[a] * n for a, n in zip(advantage, lengths, strict=True)]
+    return batch.with_columns(advantage=batch.table(rows))
 
 
 def gradient(batch: Batch, row: Row, algorithm, logprob_M: torch.Tensor) -> torch.Tensor:

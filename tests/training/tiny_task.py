@@ -15,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ventaja.environments import Reward
 from ventaja.models import Policy
-from ventaja.records import Completion, Example, Group, Judgement, Prompt, StopReason
+from ventaja.records import Completion, Example, Group, Judgement, Prompt, StopReason, Trajectory
 from ventaja.training import RlConfig, SftConfig, parse, train_rl, train_sft
+from ventaja.training.joints import make_environment
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["<pad>", "<eos>", *LETTERS, " ", ".", "?", ":"]
@@ -103,12 +104,8 @@ def run_rl(
 ) -> Any:
     """Run it to the end on `count` prompts with one reward function."""
     config = parse(RlConfig, rl_values(folder, model, **groups))
-    return train_rl(
-        config,
-        prompts=prompts(count),
-        rewards=[Reward(judge, "share_of_a")],
-        console=console or quiet(),
-    )
+    environment = make_environment(config, prompts=prompts(count), rewards=[Reward(judge, "share_of_a")])
+    return train_rl(config, environment=environment, console=console or quiet())
 
 
 def examples(count: int = 6) -> list[Example]:
@@ -173,7 +170,7 @@ def group(prompt_ids: tuple[int, ...], answers: list[tuple[int, ...]], rewards: 
     return Group(
         prompt=Prompt(id=f"p:{prompt_ids}", content="?"),
         prompt_ids=prompt_ids,
-        completions=tuple(completion(*answer) for answer in answers),
+        trajectories=tuple(Trajectory.of(completion(*answer)) for answer in answers),
         judgements=tuple(
             Judgement() if reward is None else Judgement.outcome(float(reward), length=len(answer))
             for answer, reward in zip(answers, rewards, strict=True)

@@ -11,8 +11,8 @@ from rich.text import Text
 from ventaja.cli.chat import ChatConfig
 from ventaja.errors import ModelError
 from ventaja.models import Policy, load_policy, render_prompt
-from ventaja.records import Completion, Message, Prompt, StopReason
-from ventaja.rollouts import Engine, LocalEngine, Request
+from ventaja.records import Completion, Message, Prompt, Request, StopReason
+from ventaja.rollouts import Engine, LocalEngine
 
 
 class TooLong(Exception):
@@ -45,24 +45,26 @@ class Conversation:
         If it raises (TooLong, or interrupted), `text` counts as not said.
         """
         asked = [*self.said, Message(role="user", content=text)] if self.has_template else []
-        prompt_ids, forgotten = self._fit(asked, text)
-        request = Request(prompt_ids=prompt_ids, count=1, seed=(self.config.seed, self.turn))
+        prompt, prompt_ids, forgotten = self._fit(asked, text)
+        seed = (self.config.seed, self.turn)
+        request = Request(prompt=prompt, prompt_ids=prompt_ids, count=1, seed=seed)
         [[completion]] = self.engine.sample([request], self.config.sampling)
         self.turn += 1
         if self.has_template:
             self.said = [*asked[forgotten:], Message(role="assistant", content=completion.text)]
         return completion, forgotten
 
-    def _fit(self, asked: list[Message], text: str) -> tuple[tuple[int, ...], int]:
-        """The prompt's tokens, with the oldest turns left out until an answer fits behind it."""
+    def _fit(self, asked: list[Message], text: str) -> tuple[Prompt, tuple[int, ...], int]:
+        """The prompt and its tokens, with the oldest turns left out until an answer fits behind it, and how many were."""
         context = self.policy.context_length
         room = min(self.config.sampling.max_tokens, context // 2) if context else 0
         forgotten = 0
         while True:
             content = (*self.system, *asked[forgotten:]) if self.has_template else text
-            ids = render_prompt(self.policy.tokenizer, Prompt(id="chat", content=content))
+            prompt = Prompt(id="chat", content=content)
+            ids = render_prompt(self.policy.tokenizer, prompt)
             if not context or len(ids) + room <= context:
-                return ids, forgotten
+                return prompt, ids, forgotten
             forgotten += 2  # a question and its answer
             if forgotten >= len(asked):
                 raise TooLong(

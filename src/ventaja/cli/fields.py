@@ -73,17 +73,16 @@ def settings_of(kind: type, prefix: str = "", defaults: Any = None) -> Iterator[
         if not _has_fields(inner):
             yield _setting(name, field, inner, can_be_null, default)
             continue
-        if can_be_null:  # a part that is off unless set: it can be set as a whole
+        if can_be_null and name not in SHORT_FORMS:  # a part that is off unless set: it can be set as a whole
             yield dataclasses.replace(_setting(name, field, dict, can_be_null, default), is_part=True)
         yield from settings_of(inner, f"{name}.", default if isinstance(default, inner) else None)
 
 
 def groups_of(kind: type[BaseModel]) -> dict[str, str]:
     """The groups of a config class and what each is for."""
+    groups = {name: _without_none(field.annotation)[0] for name, field in kind.model_fields.items()}
     return {
-        name: inspect.cleandoc(field.annotation.__doc__ or "")
-        for name, field in kind.model_fields.items()
-        if _has_fields(field.annotation) and field.annotation is not None
+        name: inspect.cleandoc(group.__doc__ or "") for name, group in groups.items() if _has_fields(group)
     }
 
 

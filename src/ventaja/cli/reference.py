@@ -34,7 +34,7 @@ run: {folder: runs/sums}
 ventaja rl sums.yaml --algorithm dapo --optimiser.learning_rate 2e-5 --data.options.max_terms 4
 ```
 
-- `model`, `data`, `algorithm` and `reward` may be given by a bare value: `algorithm: grpo` is short for
+- `model`, `data`, `algorithm`, `reward`, `engine` and `environment` may be given by a bare value: `algorithm: grpo` is short for
   `algorithm: {name: grpo}`, and `--algorithm grpo` for `--algorithm.name grpo`.
 - On the command line, a LIST is one item or a YAML list (`'[a, b]'`), and the flag may be given again for one
   item more. A MAPPING is YAML (`'{a: 1}'`) and takes the place of the file's; an entry of it can be set by

@@ -1,4 +1,4 @@
-"""What a training loop needs of a world: prompts to ask, and a judge of the answers."""
+"""What a training loop needs of a world: prompts to ask, and judged groups of what was answered."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from ventaja.environments.early_judge import EarlyJudge
 from ventaja.environments.judging import judge
 from ventaja.environments.rewards import Reward, check_columns, check_reserved, check_rewards
 from ventaja.errors import DataError
-from ventaja.records import Group, Prompt
+from ventaja.records import Completion, Finished, Group, Prompt, Request
 from ventaja.records.files import check_columns_are_json
 
 
 @runtime_checkable
+class Ask(Protocol):
+    """The policy, as an environment sees it: it answers, and nothing else is known of it."""
+
+    def __call__(
+        self, requests: Sequence[Request], *, finished: Finished | None = None
+    ) -> list[tuple[Completion, ...]]:
+        """`count` completions for each request, in order. It may be asked several times in one rollout."""
+        ...
+
+
+@runtime_checkable
 class Environment(Protocol):
-    """Anything with prompts and a judge."""
+    """Anything that has prompts, and plays them through with whoever answers."""
 
     @property
     def prompts(self) -> Sequence[Prompt]:
         """What may be asked."""
 
-    def judge(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups, in order, with one judgement per completion."""
+    def rollout(self, ask: Ask, requests: Sequence[Request]) -> list[Group]:
+        """One group for each request, in order, with `count` trajectories and a judgement for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +45,8 @@ class SingleTurn:
     rewards: Sequence[Reward]
     timeout: float = 60.0
     """Seconds that one call of a reward function may take."""
+    overlap: bool = False
+    """Judge answers while others are still being sampled, in several calls instead of one."""
     _columns: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -45,6 +59,14 @@ class SingleTurn:
             check_columns_are_json(prompt)
         check_reserved(columns)
         check_columns(self.rewards, columns)
+
+    def rollout(self, ask: Ask, requests: Sequence[Request]) -> list[Group]:
+        """A judged group of answers to each request. Raises RewardError if a reward is not a number."""
+        if not self.overlap:
+            answers = ask(requests)
+            return self.judge([r.answered(a) for r, a in zip(requests, answers, strict=True)])
+        with EarlyJudge(self.judge, requests) as early:
+            return early.judged(ask(requests, finished=early.begin))
 
     def judge(self, groups: Sequence[Group]) -> list[Group]:
         """The groups with their judgements. Raises RewardError if a reward is not a number."""

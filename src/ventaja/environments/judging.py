@@ -18,7 +18,7 @@ from ventaja.environments._calls import Failure, call_all, failure, is_async, st
 from ventaja.environments._hints import clipped
 from ventaja.environments.rewards import Reward, Wanted, check_columns, check_reserved, check_rewards
 from ventaja.errors import RewardError
-from ventaja.records import Completion, Fault, Group, Judgement, Prompt
+from ventaja.records import Fault, Group, Judgement, Prompt, Trajectory
 
 _INPUT = "\nInput:\n"
 _CLIP = 2000
@@ -26,10 +26,10 @@ _CLIP = 2000
 
 @dataclass(frozen=True)
 class _Sample:
-    """One completion, and where it stands."""
+    """One trajectory, and where it stands."""
 
     prompt: Prompt
-    completion: Completion
+    trajectory: Trajectory
     index: int
     """Its place in its group."""
 
@@ -40,11 +40,12 @@ class _Sample:
 
     @property
     def said(self) -> str | list[dict[str, str]]:
-        text = self.completion.text
-        return [{"role": "assistant", "content": text}] if self.prompt.is_chat else text
+        if not self.prompt.is_chat:
+            return self.trajectory.text
+        return [dict(message) for message in self.trajectory.messages()]  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return f"completion {self.index} of {self.prompt.id} ({clipped(self.completion.text, 80)!r})"
+        return f"completion {self.index} of {self.prompt.id} ({clipped(self.trajectory.text, 80)!r})"
 
 
 def judge(
@@ -54,7 +55,7 @@ def judge(
     timeout: float,
     columns: Collection[str] | None = None,
 ) -> list[Group]:
-    """The groups with a judgement per completion: the weighted sum of the rewards, earned at the last token.
+    """The groups with a judgement per trajectory: the weighted sum of the rewards, earned at the last token.
 
     A function that gives None for a sample does not count there; a sample that no function judges has an
     empty stream. A sample on which a function broke carries a Fault and takes no part in the update.
@@ -71,9 +72,9 @@ def judge(
     """
     check_rewards(rewards, timeout)
     samples = [
-        _Sample(group.prompt, completion, index)
+        _Sample(group.prompt, trajectory, index)
         for group in groups
-        for index, completion in enumerate(group.completions)
+        for index, trajectory in enumerate(group.trajectories)
     ]
     if not samples:
         return [replace(group, judgements=()) for group in groups]
@@ -85,7 +86,9 @@ def judge(
         _judgement(rewards, sample, [scores[reward.name][number] for reward in rewards])
         for number, sample in enumerate(samples)
     )
-    return [replace(group, judgements=tuple(next(judgements) for _ in group.completions)) for group in groups]
+    return [
+        replace(group, judgements=tuple(next(judgements) for _ in group.trajectories)) for group in groups
+    ]
 
 
 def _all_scores(
@@ -127,7 +130,7 @@ def _call(reward: Reward, samples: Sequence[_Sample], columns: Sequence[str]) ->
     given: dict[str, Callable[[], list[Any]]] = {
         "prompts": lambda: [sample.asked for sample in samples],
         "completions": lambda: [sample.said for sample in samples],
-        "completion_ids": lambda: [list(sample.completion.token_ids) for sample in samples],
+        "completion_ids": lambda: [list(sample.trajectory.token_ids) for sample in samples],
     }
     arguments = {name: make() for name, make in given.items() if wanted.accepts(name)}
     for name in columns:
@@ -207,7 +210,7 @@ def _judgement(
     total = math.fsum(
         reward.weight * score for reward, score in zip(rewards, plain, strict=True) if score is not None
     )
-    return Judgement.outcome(total, length=len(sample.completion), components=components)
+    return Judgement.outcome(total, length=len(sample.trajectory), components=components)
 
 
 # ---------------------------------------------------------------------- broken judgements

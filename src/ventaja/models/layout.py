@@ -20,6 +20,8 @@ class Bundle:
 
     prompt_ids: Sequence[int]
     answers: Sequence[Sequence[int]]
+    is_target: Sequence[Sequence[bool]] | None = None
+    """True at the tokens of each answer that are to be predicted: those that were chosen. All, if None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class PackedRow:
     """One row of N tokens: the prefix, then all prompts, then all answers, and tables that say which is which.
 
     P prompts of at most L tokens, G answers per prompt at most, each of at most T input tokens. An answer's
-    last token predicts nothing that counts, so it is a target but no input.
+    last token predicts nothing that counts, so it is no input, unless a value after it is wanted (`end_A`).
 
     The prefix is what all of the row's prompts have in common at their beginning, such as a system message; it stands
     in the row once. Each prompt has at least one token of its own.
@@ -40,7 +42,7 @@ class PackedRow:
     """Position of each token in its own sequence (answers go on where their prompt ends)."""
     prompt_length_P: Tensor
     answer_length_PG: Tensor
-    """Input tokens of each answer (its length − 1); −1 where a prompt has fewer than G answers."""
+    """Input tokens of each answer (its length, less 1 without its last token); −1 where a prompt has fewer than G."""
     prompt_index_PL: Tensor
     """Row index of each prompt token, the prefix's included; 0 beyond its end."""
     answer_index_PGT: Tensor
@@ -52,7 +54,13 @@ class PackedRow:
     source_M: Tensor
     """Row index whose hidden state predicts target m: the prompt's last token for an answer's first."""
     target_M: Tensor
-    """The answers' tokens, answer by answer."""
+    """The answers' tokens that are to be predicted, answer by answer."""
+    answer_M: Tensor
+    """Which of the row's A answers each target belongs to, in their order."""
+    time_M: Tensor
+    """Each target's place in its answer."""
+    end_A: Tensor | None = None
+    """Row index of each answer's last token, from which a value after it is read; None where it is no input."""
 
     @property
     def tokens(self) -> int:
@@ -65,10 +73,13 @@ class PackedRow:
         return replace(self, **tables)
 
 
-def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> PackedRow:
+def pack_row(
+    bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE, keep_last: bool = False
+) -> PackedRow:
     """Lay bundles out in one row. Every prompt needs at least one token; answers may be of any length ≥ 1.
 
-    What the prompts have in common at their beginning is shared if it saves `worthwhile` tokens.
+    What the prompts have in common at their beginning is shared if it saves `worthwhile` tokens. With `keep_last` an
+    answer's last token is an input too.
     """
     P = len(bundles)
     prompt_length = np.array([len(b.prompt_ids) for b in bundles], dtype=np.int64)
@@ -80,7 +91,7 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
         for g, answer in enumerate(bundle.answers):
             if len(answer) < 1:
                 raise ValueError(f"answer {g} of prompt {p} has no tokens")
-            answer_length[p, g] = len(answer) - 1
+            answer_length[p, g] = len(answer) - (not keep_last)
     L, T = int(prompt_length.max()), max(int(answer_length.max(initial=0)), 0)
 
     prompt_index = np.zeros((P, L), dtype=np.int64)
@@ -91,6 +102,8 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
     answer_slots: list[np.ndarray] = []
     sources: list[np.ndarray] = []
     targets: list[np.ndarray] = []
+    times: list[np.ndarray] = []
+    ends: list[int] = []
     prefix = common_prefix([b.prompt_ids for b in bundles])
     if (P - 1) * prefix < worthwhile:
         prefix = 0
@@ -110,14 +123,19 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
         for g, answer in enumerate(bundle.answers):
             length = answer_length[p, g]
             ids = np.asarray(answer, dtype=np.int64)
-            tokens.append(ids[:-1])
+            tokens.append(ids[:length])
             positions.append(prompt_length[p] + np.arange(length))
             answer_index[p, g, :length] = start + np.arange(length)
             answer_slots.append((p * G + g) * T + np.arange(length))
             last_of_prompt = prompt_index[p, prompt_length[p] - 1]
-            sources.append(np.concatenate([[last_of_prompt], start + np.arange(length)]))
-            targets.append(ids)
+            is_target = np.ones(len(ids), dtype=bool)
+            if bundle.is_target is not None:
+                is_target[:] = bundle.is_target[g]
+            sources.append(np.concatenate([[last_of_prompt], start + np.arange(len(ids) - 1)])[is_target])
+            targets.append(ids[is_target])
+            times.append(np.nonzero(is_target)[0])
             start += length
+            ends.append(start - 1)
 
     def join(parts: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
@@ -134,6 +152,9 @@ def pack_row(bundles: Sequence[Bundle], *, worthwhile: int = WORTHWHILE) -> Pack
         answer_slot_n=join(answer_slots),
         source_M=join(sources),
         target_M=join(targets),
+        answer_M=join([np.full(len(time), a) for a, time in enumerate(times)]),
+        time_M=join(times),
+        end_A=torch.tensor(ends) if keep_last else None,
     )
 
 

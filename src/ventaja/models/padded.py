@@ -14,8 +14,8 @@ from ventaja.models.attention import angles_change_after, plain_attention
 from ventaja.models.layout import PackedRow
 
 
-def padded_hidden(model: PreTrainedModel, row: PackedRow) -> Tensor:
-    """Last hidden states [M, D] that predict a packed row's targets, in their order."""
+def padded_hidden(model: PreTrainedModel, row: PackedRow) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states that predict a packed row's targets [M, D], and those at its answers' ends [A, D] if wanted."""
     limit = angles_change_after(model)
     sequences = _sequences(row)
     hidden: list[Tensor] = [row.token_ids_N.new_empty(0)] * len(sequences)
@@ -36,8 +36,12 @@ def padded_hidden(model: PreTrainedModel, row: PackedRow) -> Tensor:
             )
         for s, hidden_LD in zip(chosen, output.last_hidden_state, strict=True):
             index, prompt = sequences[s]
-            hidden[s] = hidden_LD[prompt - 1 : len(index)]
-    return torch.cat(hidden)
+            hidden[s] = hidden_LD[prompt - 1 : len(index)]  # from the prompt's last token on
+    length_A = torch.tensor([len(states) for states in hidden], device=row.token_ids_N.device)
+    start_A = length_A.cumsum(0) - length_A
+    hidden_ND = torch.cat(hidden)
+    ends = None if row.end_A is None else hidden_ND[start_A + length_A - 1]
+    return hidden_ND[start_A[row.answer_M] + row.time_M], ends
 
 
 def _sequences(row: PackedRow) -> list[tuple[Tensor, int]]:

@@ -68,6 +68,11 @@ class Policy:
         return self.head.linear.weight.device
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model can predict; their ids are below it."""
+        return self.head.linear.out_features
+
+    @property
     def context_length(self) -> int | None:
         """The most tokens of prompt and answer together, if the model states a limit."""
         return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
@@ -123,23 +128,38 @@ class Policy:
 
     def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """Log-probs (and entropies) of a row's targets; gradients flow unless under `torch.no_grad`."""
-        if not self.is_packed(int(row.position_N.max()) + 1):
-            return self.score_padded(row, temperature=temperature, entropy=entropy)
         row = row.to(self.device)
-        hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row, self.cpu))
-        return self._scores(hidden_ND[row.source_M], row, temperature, entropy)
+        return self._scores(self.states(row)[0], row, temperature, entropy)
 
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """The same as `score` for any model, through transformers' own forward pass: see `padded`."""
         row = row.to(self.device)
+        return self._scores(self._padded_states(row)[0], row, temperature, entropy)
+
+    def states(self, row: PackedRow) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states from which a row's targets are predicted [M, D], and those at its answers' ends [A, D].
+
+        The row is on this device; it has ends if it keeps its answers' last tokens (`PackedRow.end_A`).
+        """
+        if not self.is_packed(int(row.position_N.max()) + 1):
+            return self._padded_states(row)
+        hidden_ND = self.hidden(row.token_ids_N, row.position_N, GroupAttention(row, self.cpu))
+        return hidden_ND[row.source_M], None if row.end_A is None else hidden_ND[row.end_A]
+
+    def _padded_states(self, row: PackedRow) -> tuple[Tensor, Tensor | None]:
         with self._recomputing(partial(plain_attention, self.causal_lm)):
-            hidden_MD = padded_hidden(self.causal_lm, row)
-        return self._scores(hidden_MD, row, temperature, entropy)
+            return padded_hidden(self.causal_lm, row)
 
     def _scores(self, hidden_MD: Tensor, row: PackedRow, temperature: float, entropy: bool) -> TokenScores:
         return TokenScores(
             *self.head.logprobs(hidden_MD, row.target_M, temperature=temperature, entropy=entropy)
         )
+
+    @contextmanager
+    def as_transformers_has_it(self) -> Iterator[PreTrainedModel]:
+        """The model as one of transformers' own inside the block, to be called or to `generate` with."""
+        with plain_attention(self.causal_lm):
+            yield self.causal_lm
 
     @property
     def can_recompute(self) -> bool:

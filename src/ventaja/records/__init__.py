@@ -1,19 +1,25 @@
 """What was asked, said and judged: plain frozen values, and the files that carry them between stages."""
 
-from ventaja.records.conversation import Completion, Group, Message, Prompt, StopReason
 from ventaja.records.example import Example
 from ventaja.records.files import read_groups, read_rollouts, write_groups
+from ventaja.records.group import Finished, Group, Request
 from ventaja.records.judgement import Fault, Judgement
+from ventaja.records.prompt import Message, Prompt
+from ventaja.records.trajectory import Completion, Given, StopReason, Trajectory
 
 __all__ = [
     "Completion",
     "Example",
     "Fault",
+    "Finished",
+    "Given",
     "Group",
     "Judgement",
     "Message",
     "Prompt",
+    "Request",
     "StopReason",
+    "Trajectory",
     "read_groups",
     "read_rollouts",
     "write_groups",

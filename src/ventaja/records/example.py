@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ventaja.records.conversation import Message
+from ventaja.records.prompt import Message
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,118 +1,65 @@
-"""Groups in a Parquet file: one row per completion, bit-exact, written whole or not at all.
+"""Groups in a Parquet file: one row per trajectory, bit-exact, written whole or not at all.
 
 The columns, so that any tool can read the file without this module:
 
 | column | type | what |
 |---|---|---|
-| `group_index`, `completion_index` | int32 | which group of the file, which completion of the group |
+| `group_index`, `completion_index` | int32 | which group of the file, which trajectory of the group |
 | `prompt_id` | string | `Prompt.id` |
 | `prompt`, `columns` | string | `Prompt.content` and `Prompt.columns`, as JSON |
-| `prompt_ids`, `token_ids` | list of int32 | the prompt's and the completion's tokens |
-| `logprobs` | list of float64 | the sampler's log-probability of each token |
-| `text`, `stop`, `weight_version` | string, string, int64 | as in `Completion`; `stop` is the enum's value |
+| `prompt_ids`, `token_ids` | list of int32 | the prompt's and the trajectory's tokens |
+| `is_chosen` | list of bool | True at the tokens that the policy chose, False at those that it was given |
+| `logprobs` | list of float64 | the sampler's log-probability of each token; null where it was given |
+| `text`, `stop`, `weight_version` | string, string, int64 | as in `Trajectory`; `stop` is the enum's value |
+| `is_truncated` | bool | a limit cut the episode off |
+| `turns` | list of (role, tokens, text, stop, weight_version) | its turns; `tokens` counts each one's, and a turn that \
+was given has neither `stop` nor `weight_version` |
 | `reward` | float64 | the judgement's reward; null when not judged, or broken |
 | `components` | map of string to float64 | each reward function's own score; null where it did not judge |
 | `stream` | list of (token, reward) | the judgement's stream; null when not judged |
 | `faults` | string | JSON list of (function, error, detail); null when not judged |
 
-Anything more (`advantage`, `old_logprob`, …) is a column that the caller of `write_groups` adds.
+Anything more (`advantage`, `old_logprob`, …) is a column that the caller of `write_groups` adds. Files written before
+trajectories had turns lack `is_chosen`, `is_truncated` and `turns`, and are read as answers of one turn.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ventaja.errors import DataError, RunError
-from ventaja.records.conversation import Completion, Group, Message, Prompt, StopReason
+from ventaja.disk import atomic_file
+from ventaja.errors import DataError
+from ventaja.records.group import Group
 from ventaja.records.judgement import Fault, Judgement
+from ventaja.records.prompt import Message, Prompt
+from ventaja.records.trajectory import ASSISTANT, Completion, Given, StopReason, Trajectory
 
 if TYPE_CHECKING:
     import pyarrow
 
 
-@contextmanager
-def atomic_file(path: str | Path, *, flag: str | None = "--run.folder") -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to, and renames it to `path` if the block ends well.
-
-    A reader, a process killed in the middle, or a machine whose power is cut sees the earlier file or the new one and
-    never half of it: the file is on the disk before the rename, and the rename before this returns. Raises RunError
-    when the system refuses to write (disk full, no permission); the earlier file then stays. `flag` is the one that
-    names another place, for the advice; None where there is none.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        raise RunError(unwritable(path, error, flag=flag)) from error
-    finally:
-        # Tidying up must not hide the error that brought us here.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Have the system put a file's contents, or a folder's list of names, on the disk before this returns.
-
-    As far as `fsync` reaches: a drive may still keep what it was told to write in a memory of its own. Windows, and
-    some network file systems, have no such call for folders; there a rename is as safe as they make it.
-    """
-    is_folder = path.is_dir()
-    if os.name == "nt" and is_folder:
-        return
-    # Windows flushes only what is open for writing, and elsewhere a folder can be opened only for reading.
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """`sync` for everything in a folder, and for the folder itself."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(parent) / name)
-        sync(Path(parent))
-
-
-def unwritable(path: Path, error: OSError, *, flag: str | None = "--run.folder") -> str:
-    """The sentence for a file that the system refused to write."""
-    elsewhere = f", or choose another place with {flag}" if flag else ""
-    return (
-        f"{path}: cannot be written: {error.strerror or error}. What was there before is untouched. "
-        f"Make room or mend the permissions{elsewhere}."
-    )
+NEWER_COLUMNS = {"is_chosen", "is_truncated", "turns"}
+"""Those that files of earlier versions lack."""
 
 
 def write_groups(
     path: str | Path,
     groups: Sequence[Group],
     *,
-    token_columns: Mapping[str, Sequence[Sequence[int | float] | None]] | None = None,
+    token_columns: Mapping[str, Sequence[Sequence[int | float | None] | None]] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
     flag: str | None = "--run.folder",
 ) -> None:
-    """Writes groups, judged or not, one row per completion; `read_groups` gives equal groups back.
+    """Writes groups, judged or not, one row per trajectory; `read_groups` gives equal groups back.
 
-    `token_columns` holds further numbers per token (one list per completion, as long as its tokens, or None
-    where there are none) and `columns` further values per completion; both follow the completions' order,
+    `token_columns` holds further numbers per token (one list per trajectory, as long as its tokens, or None
+    where there are none) and `columns` further values per trajectory; both follow the trajectories' order,
     group after group. Floats keep every bit. Prompt columns go through JSON: their tuples come back as lists.
     `flag` is as in `atomic_file`, which says what a power cut leaves.
 
@@ -122,16 +69,16 @@ def write_groups(
     import pyarrow
     from pyarrow import parquet
 
-    completions = [completion for group in groups for completion in group.completions]
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     judgements = [judgement for group in groups for judgement in group.judgements or (None,) * len(group)]
     for group in groups:
-        if not group.completions:
+        if not group.trajectories:
             raise ValueError(
-                f"the group of prompt {group.prompt.id!r} has no completions: there is no row to write"
+                f"the group of prompt {group.prompt.id!r} has no trajectories: there is no row to write"
             )
 
     def per_group(values: Sequence[Any]) -> list[Any]:
-        return [value for group, value in zip(groups, values, strict=True) for _ in group.completions]
+        return [value for group, value in zip(groups, values, strict=True) for _ in group.trajectories]
 
     data: dict[str, list[Any]] = {
         "group_index": per_group(range(len(groups))),
@@ -140,11 +87,14 @@ def write_groups(
         "prompt": per_group([_content_to_json(group.prompt) for group in groups]),
         "columns": per_group([_columns_to_json(group.prompt) for group in groups]),
         "prompt_ids": per_group([group.prompt_ids for group in groups]),
-        "token_ids": [completion.token_ids for completion in completions],
-        "logprobs": [completion.logprobs for completion in completions],
-        "text": [completion.text for completion in completions],
-        "stop": [completion.stop.value for completion in completions],
-        "weight_version": [completion.weight_version for completion in completions],
+        "token_ids": [trajectory.token_ids for trajectory in trajectories],
+        "is_chosen": [trajectory.is_chosen for trajectory in trajectories],
+        "logprobs": [trajectory.logprobs for trajectory in trajectories],
+        "text": [trajectory.text for trajectory in trajectories],
+        "stop": [trajectory.stop.value for trajectory in trajectories],
+        "weight_version": [trajectory.weight_version for trajectory in trajectories],
+        "is_truncated": [trajectory.is_truncated for trajectory in trajectories],
+        "turns": [[_turn_to_struct(turn) for turn in trajectory.turns] for trajectory in trajectories],
         "reward": [
             judgement.reward if judgement and judgement.is_valid else None for judgement in judgements
         ],
@@ -158,15 +108,15 @@ def write_groups(
     schema = _schema()
     arrays = {name: _array(name, values, schema.field(name).type) for name, values in data.items()}
     for name, lists in (token_columns or {}).items():
-        _check_further_column(name, lists, arrays, len(completions))
-        for row, (numbers, completion) in enumerate(zip(lists, completions, strict=True)):
-            if numbers is not None and len(numbers) != len(completion):
+        _check_further_column(name, lists, arrays, len(trajectories))
+        for row, (numbers, trajectory) in enumerate(zip(lists, trajectories, strict=True)):
+            if numbers is not None and len(numbers) != len(trajectory):
                 raise ValueError(
-                    f"token column {name!r}, row {row}: {len(numbers)} values for {len(completion)} tokens"
+                    f"token column {name!r}, row {row}: {len(numbers)} values for {len(trajectory)} tokens"
                 )
         arrays[name] = _array(name, lists, pyarrow.list_(pyarrow.float64()))
     for name, values in (columns or {}).items():
-        _check_further_column(name, values, arrays, len(completions))
+        _check_further_column(name, values, arrays, len(trajectories))
         arrays[name] = _array(name, values, None)
 
     table = pyarrow.table(arrays)
@@ -180,20 +130,20 @@ def read_groups(path: str | Path) -> list[Group]:
     Raises DataError when the file is missing, is not Parquet or was written by something else.
     """
     table = read_rollouts(path)
-    missing = [name for name in _schema().names if name not in table.column_names]
+    missing = [name for name in _schema().names if name not in {*table.column_names, *NEWER_COLUMNS}]
     if missing:
         raise DataError(
             f"{path}: column {missing[0]!r} is missing, so this is not a file of rollouts from Ventaja."
         )
     try:
-        rows = table.select(_schema().names).to_pylist()
+        rows = table.select([name for name in _schema().names if name in table.column_names]).to_pylist()
         return [_group(list(group)) for _, group in groupby(rows, key=itemgetter("group_index"))]
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: a row cannot be read back as a completion: {error}.") from error
+        raise DataError(f"{path}: a row cannot be read back as a trajectory: {error}.") from error
 
 
 def read_rollouts(path: str | Path) -> pyarrow.Table:
-    """The file as a table, one row per completion, further columns included.
+    """The file as a table, one row per trajectory, further columns included.
 
     Raises DataError when the file is missing or is not Parquet.
     """
@@ -222,10 +172,23 @@ def _schema() -> pyarrow.Schema:
             "columns": pa.string(),
             "prompt_ids": pa.list_(pa.int32()),
             "token_ids": pa.list_(pa.int32()),
+            "is_chosen": pa.list_(pa.bool_()),
             "logprobs": pa.list_(pa.float64()),
             "text": pa.string(),
             "stop": pa.string(),
             "weight_version": pa.int64(),
+            "is_truncated": pa.bool_(),
+            "turns": pa.list_(
+                pa.struct(
+                    {
+                        "role": pa.string(),
+                        "tokens": pa.int32(),
+                        "text": pa.string(),
+                        "stop": pa.string(),
+                        "weight_version": pa.int64(),
+                    }
+                )
+            ),
             "reward": pa.float64(),
             "components": pa.map_(pa.string(), pa.float64()),
             "stream": pa.list_(pa.struct({"token": pa.int32(), "reward": pa.float64()})),
@@ -248,7 +211,7 @@ def _check_further_column(name: str, values: Sequence[Any], taken: Mapping[str, 
     if name in taken:
         raise ValueError(f"column {name!r} is there already; choose another name")
     if len(values) != rows:
-        raise ValueError(f"column {name!r} has {len(values)} rows for {rows} completions")
+        raise ValueError(f"column {name!r} has {len(values)} rows for {rows} trajectories")
 
 
 def _content_to_json(prompt: Prompt) -> str:
@@ -309,18 +272,46 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> Group:
             columns=json.loads(first["columns"]),
         ),
         prompt_ids=tuple(first["prompt_ids"]),
-        completions=tuple(
-            Completion(
-                token_ids=tuple(row["token_ids"]),
-                logprobs=tuple(row["logprobs"]),
-                text=row["text"],
-                stop=StopReason(row["stop"]),
-                weight_version=row["weight_version"],
-            )
-            for row in rows
-        ),
+        trajectories=tuple(_trajectory(row) for row in rows),
         judgements=() if first["stream"] is None else tuple(_judgement(row) for row in rows),
     )
+
+
+def _turn_to_struct(turn: Completion | Given) -> dict[str, Any]:
+    own: dict[str, Any]
+    if isinstance(turn, Given):
+        own = {"role": turn.role, "stop": None, "weight_version": None}
+    else:
+        own = {"role": ASSISTANT, "stop": turn.stop.value, "weight_version": turn.weight_version}
+    return {**own, "tokens": len(turn), "text": turn.text}
+
+
+def _trajectory(row: Mapping[str, Any]) -> Trajectory:
+    if row.get("turns") is None:  # written before there were turns
+        turns = [{"stop": row["stop"], "weight_version": row["weight_version"], "text": row["text"]}]
+        turns[0]["tokens"] = len(row["token_ids"])
+        is_truncated = row["stop"] == StopReason.LENGTH.value
+    else:
+        turns, is_truncated = row["turns"], row["is_truncated"]
+    result: list[Completion | Given] = []
+    start = 0
+    for turn in turns:
+        end = start + turn["tokens"]
+        token_ids = tuple(row["token_ids"][start:end])
+        if turn["stop"] is None:
+            result.append(Given(token_ids=token_ids, text=turn["text"], role=turn["role"]))
+        else:
+            result.append(
+                Completion(
+                    token_ids=token_ids,
+                    logprobs=tuple(row["logprobs"][start:end]),
+                    text=turn["text"],
+                    stop=StopReason(turn["stop"]),
+                    weight_version=turn["weight_version"],
+                )
+            )
+        start = end
+    return Trajectory(turns=tuple(result), is_truncated=is_truncated)
 
 
 def _judgement(row: Mapping[str, Any]) -> Judgement:

@@ -1,4 +1,4 @@
-"""What an environment thought of one completion."""
+"""What an environment thought of one trajectory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A reward function that raised or ran out of time on one completion: *broken*, which is not a reward of 0."""
+    """A reward function that raised or ran out of time on one trajectory: *broken*, which is not a reward of 0."""
 
     function: str
     """Name of the reward function."""
@@ -20,7 +20,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The reward of one completion, as a sparse stream over its tokens.
+    """The reward of one trajectory, as a sparse stream over its tokens.
 
     Outcome, step and token rewards share this form: `stream` holds pairs (token index, reward), and an
     outcome reward is one pair at the last token. Everything after judging reads only the stream.
@@ -37,7 +37,7 @@ class Judgement:
     def outcome(
         cls, reward: float, *, length: int, components: Mapping[str, float | None] | None = None
     ) -> Judgement:
-        """One reward for the whole completion of `length` tokens, earned at its last token."""
+        """One reward for the whole trajectory of `length` tokens, earned at its last token."""
         return cls(stream=((max(length, 1) - 1, reward),), components=components or {})
 
     @property

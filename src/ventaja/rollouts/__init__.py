@@ -1,19 +1,16 @@
-"""Engines that sample answers, and collecting groups of them."""
+"""Engines that sample, and judged groups of what they said."""
 
-from ventaja.rollouts.collect import Asked, Watch, sample_and_judge, sample_groups
-from ventaja.rollouts.engine import Engine, Interrupted, Request, Sampling
+from ventaja.rollouts.asking import Asking, roll_out
+from ventaja.rollouts.engine import Engine, Interrupted, Sampling
 from ventaja.rollouts.local import LocalEngine
 from ventaja.rollouts.scripted import ScriptedEngine
 
 __all__ = [
-    "Asked",
+    "Asking",
     "Engine",
     "Interrupted",
     "LocalEngine",
-    "Request",
     "Sampling",
     "ScriptedEngine",
-    "Watch",
-    "sample_and_judge",
-    "sample_groups",
+    "roll_out",
 ]

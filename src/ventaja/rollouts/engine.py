@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ventaja.models import Policy
-from ventaja.records import Completion
+from ventaja.records import Completion, Request
 from ventaja.settings import Sampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Ask for `count` answers to one prompt."""
-
-    prompt_ids: tuple[int, ...]
-    count: int
-    seed: tuple[int, ...]
-    """Names the random streams: answer k draws from the stream (seed, k), whatever else is sampled."""
 
 
 class Interrupted(Exception):

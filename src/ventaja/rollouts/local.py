@@ -12,11 +12,11 @@ from torch import Tensor
 from ventaja.cpu import Packed
 from ventaja.errors import DataError
 from ventaja.models import Bundle, Policy, pack_row
-from ventaja.records import Completion, StopReason
+from ventaja.records import Completion, Request, StopReason
 from ventaja.rollouts.answer import Answer
 from ventaja.rollouts.decoding import Decode, Membership, Prefill, SharedCache
 from ventaja.rollouts.draw import draw
-from ventaja.rollouts.engine import Interrupted, Request, Sampling
+from ventaja.rollouts.engine import Interrupted, Sampling
 from ventaja.rollouts.plain import PlainBatch
 from ventaja.rollouts.stop_strings import StopStrings
 

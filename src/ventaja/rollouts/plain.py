@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ventaja.models import Policy
 from ventaja.models.attention import plain_attention
+from ventaja.records import Request
 from ventaja.rollouts.answer import Answer
-from ventaja.rollouts.engine import Request
 
 
 class PlainBatch:

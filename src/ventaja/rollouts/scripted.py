@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ventaja.models import Policy
-from ventaja.records import Completion, StopReason
-from ventaja.rollouts.engine import Interrupted, Request, Sampling
+from ventaja.records import Completion, Request, StopReason
+from ventaja.rollouts.engine import Interrupted, Sampling
 
 
 class ScriptedEngine:

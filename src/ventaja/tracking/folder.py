@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ventaja import yaml
+from ventaja.disk import atomic_file, sync, unwritable
 from ventaja.errors import ConfigError, RunError
-from ventaja.records.files import atomic_file, sync, unwritable
 from ventaja.tracking.lock import HOLDER, LOCK, locked
 
 _COMMAND_LINE = "# command: "

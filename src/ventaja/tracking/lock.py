@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ventaja.disk import unwritable
 from ventaja.errors import RunError
-from ventaja.records.files import unwritable
 
 LOCK = ".lock"
 HOLDER = ".lock.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+from ventaja.disk import atomic_file
 from ventaja.errors import ConfigError, did_you_mean
-from ventaja.records.files import atomic_file
 from ventaja.tracking.words import number
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,82 +13,147 @@ from ventaja.models import Bundle, PackedRow, TokenizedExample, pack_row
 from ventaja.models.layout import WORTHWHILE, common_prefix
 from ventaja.records import Group
 from ventaja.training.algorithms import Algorithm
+from ventaja.training.truncation import AS_JUDGED, Truncation
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sequence of a batch, and where it came from."""
+
+    group: int
+    """Which group (or example) of the batch it belongs to: sequences of a group share the same prompt."""
+    index: int
+    """Which trajectory of its group it is."""
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    """All that was said after the prompt, chosen or given."""
+    is_action: tuple[bool, ...]
+    """True at tokens that take part in the loss."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """S sequences of at most T answer tokens. Tables are [S, T] on the CPU: a few numbers per token, whose
-    padding costs nothing; what the model multiplies is packed (`rows`)."""
+    """S sequences of at most T tokens after their prompts. Tables are [S, T] on the CPU: a few numbers per token, whose
+    padding costs nothing; what the model multiplies is packed (`rows`).
 
-    prompt_ids: list[tuple[int, ...]]
-    """Prompt of each sequence."""
-    answers: list[tuple[int, ...]]
-    """Answer tokens of each sequence."""
-    group_S: Tensor
-    """Which group each sequence belongs to: sequences of a group share the same prompt."""
+    The tables follow `samples`. A batch is not changed: `with_columns` gives another one.
+    """
+
+    samples: tuple[Sample, ...]
     is_action_ST: Tensor
     """True at tokens that take part in the loss."""
-    columns: dict[str, Tensor] = field(default_factory=dict)
-    """Further [S, T] tables: advantage, old_logprob, ref_logprob, sampler_logprob."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further [S, T] tables: token_reward, sampler_logprob, ref_logprob, old_logprob, advantage."""
 
     @property
     def sequences(self) -> int:
-        return len(self.answers)
+        return len(self.samples)
 
     @property
     def longest(self) -> int:
         return self.is_action_ST.shape[1]
 
+    @cached_property
+    def group_S(self) -> Tensor:
+        """Which group each sequence belongs to."""
+        return torch.tensor([sample.group for sample in self.samples], dtype=torch.long)
+
+    @cached_property
+    def takes_part_S(self) -> Tensor:
+        """True for the sequences with an action: the others are masked."""
+        return self.is_action_ST.any(dim=1)
+
     @classmethod
-    def of_groups(cls, groups: Sequence[Group]) -> Batch:
-        """Every validly judged completion; broken and unjudged ones take no part."""
-        members = [
-            (g, group.prompt_ids, completion.token_ids)
+    def of_groups(cls, groups: Sequence[Group], truncation: Truncation = AS_JUDGED) -> Batch:
+        """Every validly judged trajectory; broken and unjudged ones take no part.
+
+        With the columns `token_reward` (each reward, penalties for length included, at the token that earned it) and
+        `sampler_logprob`. Tokens that were given are no actions, nor are those of trajectories that are masked.
+        """
+        valid = [
+            (g, group, k, trajectory, judgement)
             for g, group in enumerate(groups)
-            for completion, judgement in zip(group.completions, group.judgements, strict=True)
+            for k, (trajectory, judgement) in enumerate(group.judged())
             if judgement.is_valid
         ]
-        return cls._of(members, [[True] * len(answer) for _, _, answer in members])
+        batch = cls._of(
+            [
+                Sample(
+                    group=g,
+                    index=k,
+                    prompt_ids=group.prompt_ids,
+                    token_ids=trajectory.token_ids,
+                    is_action=trajectory.is_chosen
+                    if truncation.takes_part(trajectory)
+                    else (False,) * len(trajectory),
+                )
+                for g, group, k, trajectory, _ in valid
+            ]
+        )
+        reward_ST = torch.zeros(batch.is_action_ST.shape)
+        for s, (_, _, _, trajectory, judgement) in enumerate(valid):
+            for t, reward in truncation.rewards(trajectory, judgement):
+                reward_ST[s, t] += reward
+        sampler_ST = batch.table(
+            [[0.0 if x is None else x for x in trajectory.logprobs] for _, _, _, trajectory, _ in valid]
+        )
+        return batch.with_columns(token_reward=reward_ST, sampler_logprob=sampler_ST)
 
     @classmethod
     def of_examples(cls, examples: Sequence[TokenizedExample]) -> Batch:
         """Supervised examples: what stands before the first answer token is the prompt."""
         starts = [example.is_action.index(True) for example in examples]
-        members = [
-            (e, example.token_ids[:start], example.token_ids[start:])
-            for e, (example, start) in enumerate(zip(examples, starts, strict=True))
-        ]
-        return cls._of(members, [e.is_action[start:] for e, start in zip(examples, starts, strict=True)])
-
-    @classmethod
-    def _of(
-        cls,
-        members: Sequence[tuple[int, tuple[int, ...], tuple[int, ...]]],
-        is_action: Sequence[Sequence[bool]],
-    ) -> Batch:
-        longest = max((len(answer) for _, _, answer in members), default=0)
-        table = torch.zeros(len(members), longest, dtype=torch.bool)
-        for s, flags in enumerate(is_action):
-            table[s, : len(flags)] = torch.tensor(flags)
-        return cls(
-            prompt_ids=[prompt for _, prompt, _ in members],
-            answers=[answer for _, _, answer in members],
-            group_S=torch.tensor([g for g, _, _ in members], dtype=torch.long),
-            is_action_ST=table,
+        return cls._of(
+            [
+                Sample(
+                    group=e,
+                    index=0,
+                    prompt_ids=example.token_ids[:start],
+                    token_ids=example.token_ids[start:],
+                    is_action=example.is_action[start:],
+                )
+                for e, (example, start) in enumerate(zip(examples, starts, strict=True))
+            ]
         )
 
+    @classmethod
+    def _of(cls, samples: Sequence[Sample]) -> Batch:
+        longest = max(map(len, samples), default=0)
+        table = torch.zeros(len(samples), longest, dtype=torch.bool)
+        for s, sample in enumerate(samples):
+            table[s, : len(sample)] = torch.tensor(sample.is_action)
+        return cls(samples=tuple(samples), is_action_ST=table)
+
+    def with_columns(self, **tables: Tensor) -> Batch:
+        """The same samples with these tables too, in place of earlier ones of their names."""
+        return replace(self, columns={**self.columns, **tables})
+
     def table(self, values: Sequence[Sequence[float]]) -> Tensor:
-        """An [S, T] table of per-token values, 0 beyond each answer's end."""
+        """An [S, T] table of per-token values, 0 beyond each sequence's end."""
         result = torch.zeros(self.sequences, self.longest)
         for s, row in enumerate(values):
             result[s, : len(row)] = torch.tensor(row)
         return result
 
-    def rows(self, sequences: Sequence[int], *, max_tokens: int) -> list[Row]:
+    def per_token(self, name: str, s: int) -> list[float | None] | None:
+        """A column's values for a sequence, None at tokens that are no actions; None if it has none for it."""
+        sample, row = self.samples[s], self.columns[name][s]
+        values = [
+            x if action else None
+            for x, action in zip(row[: len(sample)].tolist(), sample.is_action, strict=True)
+        ]
+        known = [x for x in values if x is not None and x == x]  # NaN: not scored
+        return values if known else None
+
+    def rows(self, sequences: Sequence[int], *, max_tokens: int, keep_last: bool = False) -> list[Row]:
         """Pack the given sequences, longest groups first, into rows of at most `max_tokens` tokens.
 
         A group stays together, so that its prompt is computed once, unless it alone exceeds the budget. A
-        single sequence longer than the budget gets a row of its own.
+        single sequence longer than the budget gets a row of its own. Actions are what rows predict; with `keep_last`
+        a sequence's last token is an input too, so that a value after it can be read.
         """
         by_group: dict[int, list[int]] = {}
         for s in sequences:
@@ -95,7 +161,7 @@ class Batch:
         pieces = [piece for members in by_group.values() for piece in self._split(members, max_tokens)]
         pieces.sort(key=self._cost, reverse=True)
         # What all prompts begin with stands in each row once, if any two of them share enough to be worth it.
-        prefix = common_prefix([self.prompt_ids[piece[0]] for piece in pieces]) if pieces else 0
+        prefix = common_prefix([self.samples[piece[0]].prompt_ids for piece in pieces]) if pieces else 0
         prefix = prefix if prefix >= WORTHWHILE else 0
         rows: list[list[list[int]]] = []
         room: list[int] = []
@@ -108,10 +174,10 @@ class Batch:
                 place = len(rows) - 1
             rows[place].append(piece)
             room[place] -= cost
-        return [self._row(row) for row in rows]
+        return [self._row(row, keep_last) for row in rows]
 
     def _cost(self, members: list[int]) -> int:
-        return len(self.prompt_ids[members[0]]) + sum(len(self.answers[s]) for s in members)
+        return len(self.samples[members[0]].prompt_ids) + sum(len(self.samples[s]) for s in members)
 
     def _split(self, members: list[int], max_tokens: int) -> list[list[int]]:
         pieces: list[list[int]] = [[]]
@@ -121,15 +187,17 @@ class Batch:
             pieces[-1].append(s)
         return pieces
 
-    def _row(self, pieces: list[list[int]]) -> Row:
+    def _row(self, pieces: list[list[int]], keep_last: bool) -> Row:
         bundles = [
-            Bundle(prompt_ids=self.prompt_ids[piece[0]], answers=[self.answers[s] for s in piece])
+            Bundle(
+                prompt_ids=self.samples[piece[0]].prompt_ids,
+                answers=[self.samples[s].token_ids for s in piece],
+                is_target=[self.samples[s].is_action for s in piece],
+            )
             for piece in pieces
         ]
-        order = [s for piece in pieces for s in piece]
-        sequence = torch.cat([torch.full((len(self.answers[s]),), s) for s in order])
-        time = torch.cat([torch.arange(len(self.answers[s])) for s in order])
-        return Row(packed=pack_row(bundles), sequence_M=sequence, time_M=time)
+        order = torch.tensor([s for piece in pieces for s in piece])
+        return Row(packed=pack_row(bundles, keep_last=keep_last), sequence_A=order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +205,16 @@ class Row:
     """A packed row, and where each of its targets stands in the batch's [S, T] tables."""
 
     packed: PackedRow
-    sequence_M: Tensor
-    time_M: Tensor
+    sequence_A: Tensor
+    """The sequence of each answer in the row."""
+
+    @cached_property
+    def sequence_M(self) -> Tensor:
+        return self.sequence_A[self.packed.answer_M]
+
+    @property
+    def time_M(self) -> Tensor:
+        return self.packed.time_M
 
     def pick(self, table_ST: Tensor) -> Tensor:
         """The table's values at this row's targets [M]."""
@@ -152,7 +228,8 @@ def epoch_column(name: str, algorithm: Algorithm, epoch: int) -> str:
 
 
 def scores_table(batch: Batch, score: Callable[[PackedRow], Tensor], rows: Sequence[Row]) -> Tensor:
-    """A table [S, T] of what `score` says of each target [M] of the rows; NaN for sequences in none of them."""
+    """A table [S, T] of what `score` says of each target [M] of the rows: 0 at what is no target, NaN for sequences in
+    none of the rows."""
     table = torch.zeros(batch.sequences, batch.longest)
     is_scored = torch.zeros(batch.sequences, dtype=torch.bool)
     for row in rows:

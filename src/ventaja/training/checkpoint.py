@@ -14,14 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ventaja.disk import sync, sync_tree
 from ventaja.errors import RunError
 from ventaja.records import Group, read_groups, write_groups
-from ventaja.records.files import sync, sync_tree
 from ventaja.training.learner import Learner
 
-FORMAT = 2
-"""Format 1 kept the float32 masters as the folder's own weights, so what other libraries loaded was not the policy."""
-READABLE = (1, FORMAT)
+FORMAT = 3
+"""Format 1 kept the float32 masters as the folder's own weights, so what other libraries loaded was not the policy; format
+2 kept which tokens are actions, which follows from the rollouts and the settings."""
+READABLE = (1, 2, FORMAT)
+RANDOM = ("torch_rng", "cuda_rng")
+"""The tensors with torch's random state."""
 EARLIER = ".earlier"
 
 
@@ -105,7 +108,9 @@ class Checkpoint:
         self.path = path
         try:
             self.state: dict[str, Any] = json.loads((path / "training" / "state.json").read_text())
-            self.tables = load_file(path / "training" / "tables.safetensors")
+            tables = load_file(path / "training" / "tables.safetensors")
+            self._random = {name: tables.pop(name) for name in RANDOM if name in tables}
+            self.tables = tables
         except (OSError, ValueError, SafetensorError) as error:
             raise RunError(_nothing_to_resume(path, error)) from error
         found = self.state.get("format") if isinstance(self.state, dict) else None
@@ -128,8 +133,8 @@ class Checkpoint:
                 learner.load(folder)
             except (OSError, SafetensorError) as error:
                 raise RunError(_nothing_to_resume(self.path, error)) from error
-        torch.set_rng_state(self.tables.pop("torch_rng"))
-        if (cuda := self.tables.pop("cuda_rng", None)) is not None and torch.cuda.is_available():
+        torch.set_rng_state(self._random["torch_rng"])
+        if (cuda := self._random.get("cuda_rng")) is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(cuda)
 
 

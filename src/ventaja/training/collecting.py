@@ -2,87 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from ventaja.environments import Environment
-from ventaja.records import Group, Prompt
-from ventaja.rollouts import Asked, Engine, Watch, sample_and_judge
-from ventaja.tracking import Progress
+from ventaja.environments import Environment, noted_metrics
+from ventaja.records import Group
+from ventaja.rollouts import Asking, roll_out
 from ventaja.training.algorithms import Algorithm
+from ventaja.training.batch import Batch
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import has_spread
-from ventaja.training.prompts import Passes
-from ventaja.training.round import State, timed
-
-SAMPLING = 0x5A
-"""Names the random streams of sampling, apart from those of shuffles and minibatches."""
+from ventaja.training.prompts import PromptStream
+from ventaja.training.truncation import Truncation
 
 
 @dataclass(kw_only=True)
-class Collector:
-    """Has prompts answered and judged. `state.prompts_taken` says which come next, and goes on."""
+class Collected:
+    """Judged groups."""
 
-    config: RlConfig
-    algorithm: Algorithm
-    engine: Engine
-    environment: Environment
-    prompts: Sequence[Prompt]
-    prompt_ids: Sequence[tuple[int, ...]]
-    should_stop: Callable[[], bool]
-    progress: Progress
+    kept: list[Group] = field(default_factory=list)
+    """Those that the round trains on."""
+    replaced: list[Group] = field(default_factory=list)
+    """Those that dynamic sampling replaced, because comparing their answers teaches nothing."""
+    spread: list[bool] = field(default_factory=list)
+    """For each of `groups`: do its answers differ, as this run shapes their rewards?"""
+    noted: dict[str, float] = field(default_factory=dict)
+    """What the judges gave to `log_metric`."""
+    taken: int
+    """How many prompts of the stream have been used by now."""
 
-    def collect(self, state: State, seconds: dict[str, float]) -> tuple[list[Group], list[Group]]:
-        """Judged groups for one round, and those that dynamic sampling replaced for their equal rewards.
+    @property
+    def groups(self) -> list[Group]:
+        return [*self.kept, *self.replaced]
 
-        Raises Interrupted once `should_stop()` is True.
-        """
-        kept: list[Group] = []
-        wanted = self.config.run.completions_per_round // self.algorithm.group_size
-        budget = wanted
-        if self.algorithm.dynamic_sampling:
-            budget = int(wanted * self.algorithm.max_sampling_factor)
-        asked = 0
-        uniform: list[Group] = []
-        while len(kept) < wanted and asked < budget:
-            count = min(wanted - len(kept), budget - asked)
-            asked += count
-            groups = self._sample_and_judge(count, state, seconds)
-            if not self.algorithm.dynamic_sampling:
-                return groups, []
-            for group in groups:
-                (kept if self.has_spread(group) else uniform).append(group)
-        if not kept:
-            return uniform[:wanted], uniform[wanted:]
-        return kept, uniform
 
-    def _sample_and_judge(self, count: int, state: State, seconds: dict[str, float]) -> list[Group]:
-        seed, taken = self.config.run.seed, state.prompts_taken
-        chosen = Passes([prompt.weight for prompt in self.prompts], seed=seed).stream(taken, count)
-        judged = sample_and_judge(
-            self.engine,
-            self.environment,
-            Asked(
-                prompts=[self.prompts[i] for i in chosen],
-                prompt_ids=[self.prompt_ids[i] for i in chosen],
-                seeds=[(seed, SAMPLING, taken + i) for i in range(count)],
-                size=self.algorithm.group_size,
-            ),
-            self.config.sampling,
-            overlap=self.config.reward.overlap,
-            max_broken_fraction=self.config.reward.max_broken_fraction,
-            watch=Watch(should_stop=self.should_stop, phase=lambda name: self._phase(name, seconds)),
-        )
-        state.prompts_taken += count
-        return judged
+def collect(
+    environment: Environment,
+    ask: Asking,
+    prompts: PromptStream,
+    *,
+    taken: int,
+    config: RlConfig,
+    algorithm: Algorithm,
+) -> Collected:
+    """Groups for one round, of the prompts that come after the first `taken`.
 
-    @contextmanager
-    def _phase(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
-        self.progress.phase(name)
-        with timed(seconds, name):
-            yield
+    Raises Interrupted if `ask` is to stop, and what `roll_out` raises.
+    """
+    wanted = config.run.completions_per_round // algorithm.group_size
+    budget = int(wanted * algorithm.max_sampling_factor) if algorithm.dynamic_sampling else wanted
+    found = Collected(taken=taken)
+    with noted_metrics() as noted:
+        while len(found.kept) < wanted and found.taken - taken < budget:
+            count = min(wanted - len(found.kept), budget - (found.taken - taken))
+            groups = roll_out(
+                environment,
+                ask,
+                prompts.requests(found.taken, count, size=algorithm.group_size),
+                max_broken_fraction=config.reward.max_broken_fraction,
+            )
+            found.taken += count
+            for group, differs in zip(groups, _spread(groups, Truncation.of(config)), strict=True):
+                is_kept = differs or not algorithm.dynamic_sampling
+                (found.kept if is_kept else found.replaced).append(group)
+    if not found.kept:  # nothing teaches: train on what there is
+        found.kept, found.replaced = found.replaced[:wanted], found.replaced[wanted:]
+    found.spread = _spread(found.groups, Truncation.of(config))
+    found.noted = noted.means()
+    return found
 
-    def has_spread(self, group: Group) -> bool:
-        """True if the group's answers differ, as this run shapes their rewards: what is kept, and what is reported."""
-        return has_spread(group, self.config.reward, max_tokens=self.config.sampling.max_tokens)
+
+def _spread(groups: Sequence[Group], truncation: Truncation) -> list[bool]:
+    spread = has_spread(Batch.of_groups(groups, truncation))
+    return [spread.get(number, False) for number in range(len(groups))]

@@ -20,12 +20,17 @@ from pydantic import (
 )
 
 from ventaja.errors import ConfigError
+from ventaja.named import GIVEN_IN_PYTHON
 from ventaja.settings import GENERATED, CpuWay, LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
 from ventaja.training.validation import explain, setting_hint
 
-SHORT_FORMS = {"model": "name", "data": "source", "algorithm": "name", "reward": "functions"}
+SHORT_FORMS = {
+    "model": "name", "data": "source", "algorithm": "name", "reward": "functions", "engine": "kind", "environment": "kind",
+}  # fmt: skip
 """`model: x` is short for `model: {name: x}`, and so on."""
+MOVED = {("run", "max_batch"): ("engine", "max_batch"), ("max_batch",): ("engine", "max_batch")}
+"""Settings of earlier versions and where they are now, so that their run files and folders are read."""
 
 
 class ModelConfig(Settings):
@@ -312,6 +317,61 @@ class SftEvalConfig(Settings):
     """Measure after every this many optimiser steps, and at the end. Unset: not at all."""
 
 
+class _JointSettings(Settings):
+    """What a run may take from a user's own code."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of one of your own."""
+
+    @field_validator("kind", check_fields=False)
+    @classmethod
+    def _built_in_or_named(cls, value: str) -> str:
+        built_in = cls.model_fields["kind"].default
+        if value != built_in and ":" not in value and not value.endswith(GIVEN_IN_PYTHON):
+            raise ValueError(
+                f"there is none called {value!r}. Built in is {built_in}; one of your own is path/to/file.py:name or "
+                "package.module:name"
+            )
+        return value
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is a user's."""
+        return self.kind != type(self).model_fields["kind"].default  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _options_are_an_own_ones(self) -> _JointSettings:
+        if self.options and not self.is_own:
+            raise ValueError("options would have no effect: they are the arguments of a kind of your own")
+        return self
+
+
+class EngineConfig(_JointSettings):
+    """What samples the answers. `engine: file.py:name` is short for `engine: {kind: file.py:name}`."""
+
+    kind: str = "local"
+    """local (in this process), or one of your own: path/to/file.py:name or package.module:name."""
+    max_batch: int = Field(128, ge=1)
+    """Most answers that the local engine samples at once."""
+
+    @model_validator(mode="after")
+    def _max_batch_is_the_local_ones(self) -> EngineConfig:
+        if self.is_own and self.max_batch != 128:
+            raise ValueError(
+                f"max_batch would have no effect: {self.kind} is not the local engine. Use options"
+            )
+        return self
+
+
+class EnvironmentConfig(_JointSettings):
+    """Where prompts are asked and answers judged. `environment: file.py:name` is short for
+    `environment: {kind: file.py:name}`."""
+
+    kind: str = "single_turn"
+    """single_turn (one question, one answer, judged by `reward`), or one of your own: path/to/file.py:name or
+    package.module:name. It gets those of `prompts`, `rewards` and its options that it takes."""
+
+
 class RunConfig(Settings):
     """Where the run goes, how long it is, and what it keeps."""
 
@@ -339,8 +399,6 @@ class RlRunConfig(RunConfig):
     """Rounds of sampling and learning."""
     completions_per_round: int = Field(128, ge=1)
     """Answers sampled per round, over all prompts: prompts = this / algorithm.group_size."""
-    max_batch: int = Field(128, ge=1)
-    """Most answers sampled at once."""
 
 
 class SftRunConfig(RunConfig):
@@ -366,21 +424,46 @@ class Config(Settings):
             group: {SHORT_FORMS[group]: item}
             if group in SHORT_FORMS and isinstance(item, str | list)
             else item
-            for group, item in value.items()
+            for group, item in _moved(value).items()
         }
+
+
+def _moved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with what earlier versions called otherwise under its name of today, unless that is given too."""
+    values = {name: dict(group) if isinstance(group, Mapping) else group for name, group in values.items()}
+    for old, (group, name) in MOVED.items():
+        home = values.get(old[0]) if len(old) == 2 else values
+        if not isinstance(home, dict) or old[-1] not in home:
+            continue
+        target = values.setdefault(group, {})
+        if isinstance(target, dict) and name not in target:
+            target[name] = home.pop(old[-1])
+    return values
 
 
 class RlConfig(Config):
     """A reinforcement-learning run (`ventaja rl`)."""
 
     model: ModelConfig
-    data: DataConfig
+    data: DataConfig | None = None
+    environment: EnvironmentConfig = EnvironmentConfig()
     reward: RewardConfig = RewardConfig()
+    engine: EngineConfig = EngineConfig()
     sampling: Sampling = Sampling()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     eval: EvalConfig = EvalConfig()
     run: RlRunConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_environment_needs_data(cls, value: Any) -> Any:
+        """Without data it is data.source that must be set, unless an environment brings its own prompts."""
+        if not isinstance(value, Mapping) or value.get("data") is not None:
+            return value
+        environment = value.get("environment")
+        kind = environment.get("kind") if isinstance(environment, Mapping) else environment
+        return value if kind not in (None, EnvironmentConfig().kind) else {**value, "data": {}}
 
     @model_validator(mode="after")
     def _check(self) -> RlConfig:
@@ -405,6 +488,10 @@ class RlConfig(Config):
             raise ValueError(
                 f"reward.overlong_buffer ({buffer}) must be less than sampling.max_tokens "
                 f"({self.sampling.max_tokens}): it would punish every answer for its length"
+            )
+        if self.eval.every is not None and self.eval.source is None and self.data is None:
+            raise ValueError(
+                "eval.source: must be set, for there is no data whose task could make other problems"
             )
         _check_eval_is_used(self.eval)
         return self
@@ -438,13 +525,12 @@ class EvaluationConfig(Config):
     model: ModelConfig
     data: DataConfig
     reward: RewardConfig = RewardConfig()
+    engine: EngineConfig = EngineConfig()
     sampling: Sampling = Sampling()
     samples: int = Field(4, ge=1)
     """Sampled answers per problem: accuracy is their mean, pass@k comes from them."""
     seed: int = Field(0, ge=0)
     """Seed of sampling."""
-    max_batch: int = Field(128, ge=1)
-    """Most answers sampled at once."""
     output: Path | None = None
     """Write every answer and its judgement to this Parquet file."""
 

@@ -57,6 +57,8 @@ def held_out_prompts(config: RlConfig) -> list[Prompt]:
     """The problems that are measured during training, if any are."""
     if config.eval.every is None:
         return []
+    if config.data is None:  # the config has checked that eval.source is set
+        return prompts_of(SourceConfig(source=config.eval.source, size=config.eval.size))
     source = _held_out_source(config.data, config.eval)
     if source is None:
         raise ConfigError(

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from math import comb
 from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
 
-from ventaja.environments import Environment, SingleTurn, default_rewards, load_reward, noted_metrics
-from ventaja.environments import Reward as RewardSpec
+from ventaja.disk import unwritable
+from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import RewardError, RunError
 from ventaja.models import load_policy
-from ventaja.records import Completion, Group, Judgement, Prompt, StopReason, write_groups
-from ventaja.records.files import unwritable
-from ventaja.rollouts import Asked, Engine, LocalEngine, Sampling, Watch, sample_and_judge
-from ventaja.settings import GENERATED
+from ventaja.records import Completion, Group, Judgement, write_groups
+from ventaja.rollouts import Asking, roll_out
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
-from ventaja.training.config import EvaluationConfig, MixedSourceConfig, RewardConfig
+from ventaja.training.config import EvaluationConfig
 from ventaja.training.data import training_prompts
-from ventaja.training.prompts import left_out_note, render_all, room_note
+from ventaja.training.joints import load_rewards, make_engine
+from ventaja.training.prompts import Rendered, left_out_note, render_all, room_note
 
 SECONDS_BETWEEN_LINES = 10.0
 """Of progress where there is no terminal: a measurement has no rounds that a line could tell of."""
@@ -62,18 +61,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
-def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ...]) -> tuple[RewardSpec, ...]:
-    """The configured reward functions, or the task's own verifier if none is."""
-    if not config.functions:
-        names = [source] if isinstance(source, str) else [part.source for part in source]
-        # All of them must be tasks: the first that is none says what is missing.
-        return default_rewards(next((name for name in names if not name.startswith(GENERATED)), names[0]))
-    return tuple(
-        load_reward(f.function, name=f.name, options=f.options, weight=f.weight) for f in config.functions
-    )
-
-
-def full_marks(rewards: Sequence[RewardSpec]) -> dict[str, float] | None:
+def full_marks(rewards: Sequence[Reward]) -> dict[str, float] | None:
     """What each reward function gives a right answer, by its name; None unless all of them say."""
     marks = {reward.name: reward.full_marks for reward in rewards}
     return (
@@ -94,7 +82,9 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
     with loading(config.model.name, console):
         rewards = load_rewards(config.reward, config.data.source)
         prompts = training_prompts(config.data)
-        environment = SingleTurn(prompts=prompts, rewards=rewards, timeout=config.reward.timeout)
+        environment = SingleTurn(
+            prompts=prompts, rewards=rewards, timeout=config.reward.timeout, overlap=config.reward.overlap
+        )
         policy = load_policy(
             config.model.name,
             device=config.model.device,
@@ -104,20 +94,24 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
             cpu=config.model.cpu,
         )
     limit = config.data.max_prompt_tokens
-    prompts, ids, left_out = render_all(policy, environment.prompts, max_prompt_tokens=limit)
+    problems = render_all(policy, environment.prompts, max_prompt_tokens=limit)
     progress = Progress(
-        len(prompts) * (config.samples + 1),
+        len(problems) * (config.samples + 1),
         EVAL_COLUMNS,
         unit="answer",
         console=console,
         seconds_between_lines=SECONDS_BETWEEN_LINES,
     )
-    for note in (policy.fallback_note, left_out_note(left_out), room_note(policy, ids, config.sampling)):
+    for note in (
+        policy.fallback_note,
+        left_out_note(problems.left_out),
+        room_note(policy, problems.token_ids, config.sampling),
+    ):
         if note:
             progress.note(note)
     start, answers, tokens = time.perf_counter(), 0, 0
 
-    def finished(prompt: int, k: int, completion: Completion) -> None:
+    def finished(request: int, k: int, completion: Completion) -> None:
         nonlocal answers, tokens
         answers, tokens = answers + 1, tokens + len(completion)
         progress.update(answers, {"tokens_per_second": tokens / (time.perf_counter() - start)})
@@ -129,17 +123,19 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
 
     with progress:
         result, sampled = measure(
-            LocalEngine(policy, max_batch=config.max_batch),
+            Asking(
+                engine=make_engine(config.engine, policy),
+                sampling=config.sampling,
+                vocabulary=policy.vocabulary,
+                phase=phase,
+                finished=finished,
+            ),
             environment,
-            prompts,
-            ids,
-            config.sampling,
-            config.reward,
-            full_marks=full_marks(rewards),
+            problems,
             samples=config.samples,
             seed=config.seed,
-            phase=phase,
-            finished=finished,
+            full_marks=full_marks(rewards),
+            max_broken_fraction=config.reward.max_broken_fraction,
         )
     if config.output is not None:
         write_groups(config.output, sampled, flag="--output")
@@ -161,45 +157,39 @@ def _check_output(path: Path) -> None:
 
 
 def measure(
-    engine: Engine,
+    ask: Asking,
     environment: Environment,
-    prompts: Sequence[Prompt],
-    prompt_ids: Sequence[tuple[int, ...]],
-    sampling: Sampling,
-    judging: RewardConfig,
+    problems: Rendered,
     *,
     samples: int,
     seed: int,
     full_marks: Mapping[str, float] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
-    finished: Callable[[int, int, Completion], None] | None = None,
+    max_broken_fraction: float = 0.0,
 ) -> tuple[Evaluation, list[Group]]:
     """Sampled and greedy accuracy on the given problems, and the judged sampled answers.
 
-    `full_marks` is what each reward function gives a right answer; `should_stop`, `phase` and `finished` are as in
-    `Watch`. Raises Interrupted once `should_stop()` is True, RewardError if no answer could be judged or too many
-    judgements are broken.
+    `full_marks` is what each reward function gives a right answer. Raises Interrupted once `ask` is to stop,
+    RewardError if no answer could be judged or too many judgements are broken.
     """
     start = time.perf_counter()
-    watch = Watch(should_stop=should_stop, phase=phase, finished=finished)
-    seeds = [(seed, MEASURING, p) for p in range(len(prompts))]
-    greedy = sampling.model_copy(update={"temperature": 0.0})
+    greedy = replace(ask, sampling=ask.sampling.model_copy(update={"temperature": 0.0}))
     with noted_metrics() as noted:
         judged = {
-            kind: sample_and_judge(
-                engine, environment, Asked(prompts=prompts, prompt_ids=prompt_ids, seeds=seeds, size=count), how,
-                overlap=judging.overlap, max_broken_fraction=judging.max_broken_fraction, watch=watch,
+            kind: roll_out(
+                environment,
+                how,
+                [problems.request(p, count=count, seed=(seed, MEASURING, p)) for p in range(len(problems))],
+                max_broken_fraction=max_broken_fraction,
             )
-            for kind, how, count in (("sampled", sampling, samples), ("greedy", greedy, 1))
-        }  # fmt: skip
+            for kind, how, count in (("sampled", ask, samples), ("greedy", greedy, 1))
+        }
     valid = {
         kind: [[j for j in group.judgements if j.is_valid] for group in groups]
         for kind, groups in judged.items()
     }
     if not all(any(rows) for rows in valid.values()):
         raise RewardError(
-            f"none of the answers to the {len(prompts)} problems could be judged: every reward was None or "
+            f"none of the answers to the {len(problems)} problems could be judged: every reward was None or "
             "broken. Check that the problems have the columns that the reward function reads."
         )
     is_right = what_is_right(full_marks, [j for rows in valid.values() for row in rows for j in row])
@@ -219,14 +209,14 @@ def measure(
             for k in (1, 2, 4, 8, 16, 32, 64)
             if k <= most
         }
-    completions = [c for g in judged["sampled"] for c in g.completions]
+    trajectories = [trajectory for group in judged["sampled"] for trajectory in group.trajectories]
     return Evaluation(
-        problems=len(prompts),
+        problems=len(problems),
         accuracy_sampled=accuracy["sampled"],
         accuracy_greedy=accuracy["greedy"],
         pass_at=pass_at,
         mean_reward=fmean(j.reward for row in valid["sampled"] for j in row),
-        truncated_fraction=fmean(c.stop is StopReason.LENGTH for c in completions),
+        truncated_fraction=fmean(trajectory.is_truncated for trajectory in trajectories),
         seconds=time.perf_counter() - start,
         reward_metrics=noted.means(),
     ), judged["sampled"]

@@ -21,7 +21,6 @@ from torch import Tensor
 from ventaja.functional import kl_k3
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch, epoch_column
-from ventaja.training.credit import takes_part
 
 FEW = 8
 """So many are all measured, and at least so many of more."""
@@ -41,9 +40,9 @@ def teaches(batch: Batch, algorithm: Algorithm) -> Tensor:
     so that they are scored in the rows that the updates have.
     """
     if algorithm.trains_every_token or "advantage" not in batch.columns:
-        return takes_part(batch)
+        return batch.takes_part_S
     moves = (batch.is_action_ST & (batch.columns["advantage"] != 0)).any(dim=1)
-    return takes_part(batch) if algorithm.kl == "reward" and moves.any() else moves
+    return batch.takes_part_S if algorithm.kl == "reward" and moves.any() else moves
 
 
 def measure_left_out(
@@ -53,15 +52,15 @@ def measure_left_out(
     *,
     seed: Sequence[int],
     epochs: Sequence[Sequence[Sequence[int]]],
-) -> None:
+) -> Batch:
     """Before a round's first step: score those that will be left out, or a sample of them drawn from `seed`.
 
-    `epochs` are the minibatches of each epoch. What an update will score is scored now in the same rows, so that
+    The batch that is returned holds their log-probs. `epochs` are the minibatches of each epoch. What an update will score is scored now in the same rows, so that
     approx_kl of an unchanged policy is 0.
     """
-    left_out = (takes_part(batch) & ~teaches(batch, algorithm)).nonzero()[:, 0].numpy()
+    left_out = (batch.takes_part_S & ~teaches(batch, algorithm)).nonzero()[:, 0].numpy()
     if not len(left_out):
-        return
+        return batch
     count = min(len(left_out), max(FEW, len(left_out) // SHARE))
     chosen = set(np.random.default_rng(seed).choice(left_out, count, replace=False).tolist())
     by_column = {
@@ -72,7 +71,8 @@ def measure_left_out(
         for members in minibatches:
             if here := sorted(chosen.intersection(members)):
                 table[here] = score(here)[here]
-        batch.columns[column] = table
+        batch = batch.with_columns(**{column: table})
+    return batch
 
 
 def left_out_sums(
@@ -83,7 +83,7 @@ def left_out_sums(
     `moved` says that a step has been made since the round was sampled. Each measured sequence stands for as many as
     there are left out for one measured, in the whole round.
     """
-    is_left_out = takes_part(batch) & ~teaches(batch, algorithm)
+    is_left_out = batch.takes_part_S & ~teaches(batch, algorithm)
     here = torch.zeros_like(is_left_out)
     here[list(members)] = True
     here &= is_left_out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
 import numpy as np
@@ -10,31 +10,39 @@ from torch import Tensor
 
 from ventaja import functional as F
 from ventaja.environments import broken_fraction
-from ventaja.records import Group, StopReason
+from ventaja.records import Group
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
-from ventaja.training.credit import takes_part
+from ventaja.training.collecting import Collected
 from ventaja.training.evaluation import what_is_right
 from ventaja.training.learner import UpdateReport
+from ventaja.training.round import Round
+
+
+def collected_metrics(
+    found: Collected, algorithm: Algorithm, *, full_marks: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Of all that was sampled in a round, groups that were replaced included."""
+    metrics = rollout_metrics(found.groups, spread=found.spread, full_marks=full_marks) | found.noted
+    if algorithm.dynamic_sampling:
+        metrics["replaced_groups"] = float(len(found.replaced))
+    return metrics
 
 
 def rollout_metrics(
     groups: Sequence[Group],
     *,
-    has_spread: Callable[[Group], bool],
+    spread: Sequence[bool],
     full_marks: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Rewards, lengths and endings of a round's completions; broken judgements count only as broken.
+    """Rewards, lengths and endings of a round's trajectories; broken judgements count only as broken.
 
-    `full_marks` is what each reward function gives a right answer, as for `measure`.
+    Lengths count the tokens that the policy chose. `spread` says of each group whether its answers differ in what they
+    earn, `full_marks` is what each reward function gives a right answer, as for `measure`.
     """
-    pairs = [
-        (completion, judgement)
-        for group in groups
-        for completion, judgement in zip(group.completions, group.judgements, strict=True)
-    ]
+    pairs = [pair for group in groups for pair in group.judged()]
     valid = [judgement for _, judgement in pairs if judgement.is_valid]
-    completions = [completion for completion, _ in pairs]
+    trajectories = [trajectory for trajectory, _ in pairs]
     metrics = {"samples": float(len(pairs)), "broken_fraction": broken_fraction(groups)}
     if valid:
         rewards = [judgement.reward for judgement in valid]
@@ -46,40 +54,47 @@ def rollout_metrics(
             metrics[f"rewards/{name}/mean"] = fmean(scores)
             metrics[f"rewards/{name}/std"] = pstdev(scores)
     if groups and max(len(group) for group in groups) > 1:
-        metrics["frac_reward_zero_std"] = fmean(not has_spread(group) for group in groups)
-    lengths = [len(completion) for completion in completions]
+        metrics["frac_reward_zero_std"] = fmean(not differs for differs in spread)
+    lengths = [sum(trajectory.is_chosen) for trajectory in trajectories]
     metrics["completions/mean_length"] = fmean(lengths)
     metrics["completions/max_length"] = float(max(lengths))
     if is_right := what_is_right(full_marks, valid):
         for name, wanted in (("right", True), ("wrong", False)):
-            those = [len(c) for c, j in pairs if j.is_valid and is_right(j) is wanted]
+            those = [
+                length
+                for length, (_, judgement) in zip(lengths, pairs, strict=True)
+                if judgement.is_valid and is_right(judgement) is wanted
+            ]
             if those:
                 metrics[f"completions/mean_length_{name}"] = fmean(those)
-    metrics["completions/truncated_fraction"] = fmean(c.stop is StopReason.LENGTH for c in completions)
-    logprobs = [logprob for completion in completions for logprob in completion.logprobs]
+    metrics["completions/truncated_fraction"] = fmean(t.is_truncated for t in trajectories)
+    logprobs = [x for trajectory in trajectories for x in trajectory.logprobs if x is not None]
     metrics["entropy"] = -fmean(logprobs)  # −log p of what was drawn: an unbiased estimate of the entropy
     return metrics
 
 
-def credit_metrics(
-    batch: Batch, return_S: Tensor, algorithm: Algorithm, *, sampled_tokens: int
-) -> dict[str, float]:
+def credit_metrics(batch: Batch, algorithm: Algorithm, *, sampled: Mapping[str, float]) -> dict[str, float]:
     """The returns of a round, and what became of them: over what takes part; nothing if nothing does.
 
-    `return_S` are the rewards with every penalty, and with the KL where that is in the reward. `sampled_tokens`
-    counts all of the round's, those that take no part as well.
+    A return is the sum of a sequence's rewards with every penalty, and with the KL where that is in the reward.
+    `sampled` are the metrics of all that was sampled, of which some takes no part.
     """
-    if not batch.is_action_ST.any():
+    is_action = batch.is_action_ST
+    if not is_action.any():
         return {}
-    advantage = batch.columns["advantage"][batch.is_action_ST]
-    is_trained = batch.is_action_ST
+    metrics = {}
+    if algorithm.kl == "reward":
+        log_ratio = (batch.columns["old_logprob"] - batch.columns["ref_logprob"])[is_action]
+        metrics["kl"] = float(F.kl_k3(log_ratio).mean())
+    advantage = batch.columns["advantage"][is_action]
+    is_trained = is_action
     if not algorithm.trains_every_token:
         is_trained = is_trained & (batch.columns["advantage"] != 0)
-    return {
-        "return": float(return_S[takes_part(batch)].mean()),
+    return metrics | {
+        "return": float(batch.columns["token_reward"].sum(dim=1)[batch.takes_part_S].mean()),
         "advantages/mean": float(advantage.mean()),
         "advantages/std": float(advantage.std(correction=0)),
-        "frac_tokens_trained": float(is_trained.sum()) / sampled_tokens,
+        "frac_tokens_trained": float(is_trained.sum()) / _sampled_tokens(sampled),
     }
 
 
@@ -96,7 +111,7 @@ def ratio_metrics(
         return {}
     per_sequence = algorithm.ratio != "token"
     if not counts_ST.any():  # no advantage but 0: no ratio multiplies one, and the clip holds no answer
-        some = per_sequence and algorithm.uses_clip and takes_part(batch)[list(members)].any()
+        some = per_sequence and algorithm.uses_clip and batch.takes_part_S[list(members)].any()
         return {"clip_ratio/sequences": 0.0} if some else {}
     if per_sequence:  # all tokens of a sequence have the same: take the first that counts
         one_ST = counts_ST & (counts_ST.cumsum(dim=1) == 1)
@@ -118,7 +133,7 @@ def ratio_metrics(
         if algorithm.surrogate == "clipped":
             below, above = (below & (advantage_ST < 0), above & (advantage_ST > 0))
         held_S = (counts_ST & (below | above)).any(dim=1)
-        metrics["clip_ratio/sequences"] = float(held_S.sum() / takes_part(batch)[list(members)].sum())
+        metrics["clip_ratio/sequences"] = float(held_S.sum() / batch.takes_part_S[list(members)].sum())
     return metrics
 
 
@@ -140,3 +155,17 @@ def update_metrics(reports: Sequence[UpdateReport]) -> dict[str, float]:
         sum_up = max if name.endswith("/max") else min if name.endswith("/min") else fmean
         metrics[name] = sum_up(values)
     return metrics
+
+
+def round_metrics(round_: Round, algorithm: Algorithm) -> dict[str, float]:
+    """Of a round whose updates are made: what was sampled, what they did, and how long it took."""
+    metrics = round_.sampled | update_metrics(round_.reports)
+    if algorithm.max_approx_kl is not None:
+        metrics["kl_early_stop"] = float(len(round_.reports) < algorithm.updates_per_round)
+    metrics |= {f"seconds/{name}": value for name, value in round_.seconds.items()}
+    metrics["tokens_per_second"] = _sampled_tokens(metrics) / sum(round_.seconds.values())
+    return metrics
+
+
+def _sampled_tokens(metrics: Mapping[str, float]) -> int:
+    return round(metrics["completions/mean_length"] * metrics["samples"])

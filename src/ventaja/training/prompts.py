@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from ventaja.errors import DataError
 from ventaja.models import Policy, render_prompt
-from ventaja.records import Prompt
+from ventaja.records import Prompt, Request
 from ventaja.settings import Sampling
 
 ORDER = 0x0D
 """Names the random stream of shuffles, apart from those of sampling and minibatches."""
+SAMPLING = 0x5A
+"""Names the random streams of sampling, apart from those of shuffles and minibatches."""
 TURN = 0x0E
 """Names the random stream of whose turn it is, among rows that are not in every pass."""
 
@@ -99,10 +102,41 @@ class Passes:
         return self.order(number)[step * size : (step + 1) * size]
 
 
-def render_all(
-    policy: Policy, prompts: Sequence[Prompt], *, max_prompt_tokens: int | None
-) -> tuple[list[Prompt], list[tuple[int, ...]], int]:
-    """Prompts that are short enough, their token ids, and how many were left out.
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """Prompts and their tokens."""
+
+    prompts: Sequence[Prompt]
+    token_ids: Sequence[tuple[int, ...]]
+    left_out: int = 0
+    """How many prompts were too long."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def request(self, place: int, *, count: int, seed: tuple[int, ...]) -> Request:
+        """Ask for `count` answers to the prompt at this place."""
+        return Request(prompt=self.prompts[place], prompt_ids=self.token_ids[place], count=count, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptStream:
+    """A run's prompts, pass after pass, in an order that follows from the seed."""
+
+    rendered: Rendered
+    seed: int
+
+    def requests(self, taken: int, count: int, *, size: int) -> list[Request]:
+        """The next `count` prompts after the first `taken`, each to be answered `size` times."""
+        passes = Passes([prompt.weight for prompt in self.rendered.prompts], seed=self.seed)
+        return [
+            self.rendered.request(row, count=size, seed=(self.seed, SAMPLING, taken + place))
+            for place, row in enumerate(passes.stream(taken, count))
+        ]
+
+
+def render_all(policy: Policy, prompts: Sequence[Prompt], *, max_prompt_tokens: int | None) -> Rendered:
+    """The prompts that are short enough.
 
     Raises DataError for a prompt that leaves no room for an answer, unless `max_prompt_tokens` excludes it.
     """
@@ -124,7 +158,7 @@ def render_all(
             f"no prompt is left: all {len(prompts)} are longer than data.max_prompt_tokens={max_prompt_tokens}. "
             "Raise it."
         )
-    return kept, ids, len(prompts) - len(kept)
+    return Rendered(prompts=kept, token_ids=ids, left_out=len(prompts) - len(kept))
 
 
 def left_out_note(count: int) -> str | None:

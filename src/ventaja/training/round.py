@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +16,11 @@ from ventaja.training.checkpoint import Checkpoint
 from ventaja.training.credit import RunningMean
 from ventaja.training.learner import UpdateReport
 from ventaja.training.left_out import MEASURED
+from ventaja.training.minibatches import Minibatch
+from ventaja.training.truncation import Truncation
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Round:
     """One round in progress: its samples, their advantages, and the updates made on them so far."""
 
@@ -31,22 +32,39 @@ class Round:
     reports: list[UpdateReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def moved(self) -> bool:
+        """True once a step has been made on its samples: the policy is no longer the one that sampled them."""
+        return any(report.stepped for report in self.reports)
+
+    def remaining(self, parts: Sequence[Minibatch], algorithm: Algorithm) -> Iterator[Minibatch]:
+        """Those of the round's minibatches that are still to be learned from, each once the one before has its report."""
+        while len(self.reports) < len(parts) and not self.went_too_far(algorithm):
+            yield parts[len(self.reports)]
+
+    def went_too_far(self, algorithm: Algorithm) -> bool:
+        """True if the last update found the policy further from the one that sampled than `max_approx_kl`."""
+        limit = algorithm.max_approx_kl
+        return limit is not None and any(r.means.get("approx_kl", 0.0) > limit for r in self.reports[-1:])
+
     def write_rollouts(self, path: Path) -> None:
-        """One row per completion, with the token-level columns; broken completions have none."""
+        """One row per trajectory, with the token-level columns; a trajectory that takes no part has none."""
         # The sampler's log-probs are there already, and old ones in other rows differ only by rounding.
-        tables = {
-            name: table
-            for name, table in sorted(self.batch.columns.items())
+        names = [
+            name
+            for name in self.batch.columns
             if name not in {"sampler_logprob", MEASURED} and "/" not in name
+        ]
+        place: dict[tuple[int, int], int] = {}
+        for g, group in enumerate(self.groups):
+            for k in range(len(group)):
+                place[g, k] = len(place)
+        columns: dict[str, list[list[float | None] | None]] = {
+            name: [None] * len(place) for name in sorted(names)
         }
-        columns: dict[str, list[list[float] | None]] = {name: [] for name in tables}
-        sequence = 0
-        for group in self.groups:
-            for completion, judgement in zip(group.completions, group.judgements, strict=True):
-                for name, table in tables.items():
-                    values = table[sequence, : len(completion)].tolist() if judgement.is_valid else [math.nan]
-                    columns[name].append(None if math.isnan(values[0]) else values)
-                sequence += judgement.is_valid
+        for s, sample in enumerate(self.batch.samples):
+            for name, values in columns.items():
+                values[place[sample.group, sample.index]] = self.batch.per_token(name, s)
         write_groups(path, self.groups, token_columns=columns)
 
 
@@ -76,12 +94,20 @@ class State:
             "reports": [asdict(report) for report in self.round.reports],
             "seconds": self.round.seconds,
         }
-        batch = self.round.batch
-        tables = batch.columns | {"is_action": batch.is_action_ST}
-        return {"state": state, "tables": tables, "groups": self.round.groups}
+        return {"state": state, "tables": self.round.batch.columns, "groups": self.round.groups}
+
+    def over(self, number: int, metrics: Mapping[str, float], algorithm: Algorithm) -> None:
+        """Round `number` is over, with these metrics: what adapts from round to round does so."""
+        if "kl" in metrics and algorithm.kl_target is not None:
+            # β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)
+            error = min(max(metrics["kl"] / algorithm.kl_target - 1, -0.2), 0.2)
+            self.kl_coef *= 1 + 0.1 * error
+        if "return" in metrics:
+            self.running = self.running.update(metrics["return"])
+        self.rounds_done, self.round = number, None
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Checkpoint, algorithm: Algorithm) -> State:
+    def of_checkpoint(cls, checkpoint: Checkpoint, algorithm: Algorithm, truncation: Truncation) -> State:
         saved: Mapping[str, Any] = checkpoint.state
         state = cls(
             rounds_done=saved["rounds_done"],
@@ -90,29 +116,49 @@ class State:
             kl_coef=saved["kl_coef"],
         )
         if groups := checkpoint.groups():
-            batch = Batch.of_groups(groups)
-            batch.is_action_ST = checkpoint.tables.pop("is_action")
-            batch.columns = checkpoint.tables
-            if "old_logprob" in batch.columns:  # format 1 had one column for all epochs
+            batch = Batch.of_groups(groups, truncation)
+            tables = {name: table for name, table in checkpoint.tables.items() if name != "is_action"}
+            if "old_logprob" in tables:  # format 1 had one column for all epochs
                 for epoch in range(algorithm.epochs):
-                    column = epoch_column("old_logprob", algorithm, epoch)
-                    batch.columns.setdefault(column, batch.columns["old_logprob"])
+                    tables.setdefault(epoch_column("old_logprob", algorithm, epoch), tables["old_logprob"])
             state.round = Round(
-                state.rounds_done + 1,
-                groups,
-                batch,
-                saved["round"]["sampled"],
+                number=state.rounds_done + 1,
+                groups=groups,
+                batch=batch.with_columns(**tables),
+                sampled=saved["round"]["sampled"],
                 reports=[UpdateReport(**report) for report in saved["round"]["reports"]],
                 seconds=saved["round"]["seconds"],
             )
         return state
 
 
-@contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the seconds that its block takes."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+class Clock:
+    """The seconds of a round by what went on; a phase inside another one stops the outer one's clock.
+
+    `show` is told what goes on now.
+    """
+
+    def __init__(self, seconds: dict[str, float], *, show: Callable[[str], None]) -> None:
+        self.seconds, self.show = seconds, show
+        self._inside: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._turn()
+        self._inside.append(name)
+        self.show(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._inside.pop()
+            if self._inside:
+                self.show(self._inside[-1])
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        if self._inside:
+            name = self._inside[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now

@@ -282,8 +282,8 @@ def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
 
 
 MAY_CHANGE = (
-    "eval.", "model.cpu", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
-    "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_batch", "run.max_memory",
+    "engine.max_batch", "eval.", "model.cpu", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
+    "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_memory",
     "run.resume", "run.rounds", "run.trackers", "run.updates",
 )  # fmt: skip
 """Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""

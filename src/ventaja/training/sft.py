@@ -92,7 +92,7 @@ def _train(
                 "grad_norm": report.grad_norm,
                 "learning_rate": report.learning_rate,
                 "tokens": float(report.tokens),
-                "tokens_per_second": sum(map(len, batch.prompt_ids + batch.answers)) / seconds,
+                "tokens_per_second": sum(len(s.prompt_ids) + len(s) for s in batch.samples) / seconds,
                 "seconds/training": seconds,
             } | learner.metrics()
             last, best = learner.updates == steps, False

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ventaja.records.files import atomic_file
+from ventaja.disk import atomic_file
 from ventaja.tracking.folder import numbers
 from ventaja.tracking.report.markup import escaped
 

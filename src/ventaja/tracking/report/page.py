@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ventaja.records.files import atomic_file
+from ventaja.disk import atomic_file
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.curves import curves_section
 from ventaja.tracking.report.markup import as_value, escaped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ventaja.records import Completion, Group, Judgement, Prompt, read_groups
+from ventaja.records import Given, Group, Judgement, Prompt, Trajectory, read_groups
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.markup import as_value, escaped
 from ventaja.tracking.words import shortened
@@ -28,13 +28,13 @@ def samples_section(folder: RunFolder) -> str:
 
 def _group(group: Group) -> str:
     judgements: Sequence[Judgement | None] = group.judgements or (None,) * len(group)
-    pairs = sorted(zip(group.completions, judgements, strict=True), key=_by_reward, reverse=True)
+    pairs = sorted(zip(group.trajectories, judgements, strict=True), key=_by_reward, reverse=True)
     shown = pairs[:1] if len(pairs) == 1 else [pairs[0], pairs[-1]]
-    completions = "".join(_completion(*pair) for pair in shown)
-    return f'<article><pre class="prompt">{_prompt(group.prompt)}</pre>{completions}</article>'
+    answers = "".join(_trajectory(*pair) for pair in shown)
+    return f'<article><pre class="prompt">{_prompt(group.prompt)}</pre>{answers}</article>'
 
 
-def _by_reward(pair: tuple[Completion, Judgement | None]) -> float:
+def _by_reward(pair: tuple[Trajectory, Judgement | None]) -> float:
     judgement = pair[1]
     return judgement.reward if judgement and math.isfinite(judgement.reward) else -math.inf
 
@@ -48,8 +48,10 @@ def _prompt(prompt: Prompt) -> str:
     )
 
 
-def _completion(completion: Completion, judgement: Judgement | None) -> str:
-    facts = [f"{len(completion)} tokens", f"ended by {completion.stop.value}"]
+def _trajectory(trajectory: Trajectory, judgement: Judgement | None) -> str:
+    facts = [f"{sum(trajectory.is_chosen)} tokens", f"ended by {trajectory.stop.value}"]
+    if len(trajectory.turns) > 1:
+        facts.append(f"{len(trajectory.turns)} turns")
     faults = ""
     if judgement is not None:
         facts.insert(0, f"reward {judgement.reward:.4g}" if judgement.is_valid else "not judged validly")
@@ -58,4 +60,10 @@ def _completion(completion: Completion, judgement: Judgement | None) -> str:
             f'<p class="fault">{escaped(f"{fault.function}: {fault.error}")}</p>'
             for fault in judgement.faults
         )
-    return f"<pre>{escaped(shortened(completion.text, _MOST_CHARACTERS))}</pre><small>{escaped(' · '.join(facts))}</small>{faults}"
+    turns = "".join(
+        f'<pre class="prompt"><b>{escaped(turn.role)}</b> {escaped(shortened(turn.text, _MOST_CHARACTERS))}</pre>'
+        if isinstance(turn, Given)
+        else f"<pre>{escaped(shortened(turn.text, _MOST_CHARACTERS))}</pre>"
+        for turn in trajectory.turns
+    )
+    return f"{turns}<small>{escaped(' · '.join(facts))}</small>{faults}"

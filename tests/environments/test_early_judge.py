@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
 
-from ventaja.environments import Environment, Reward, SingleTurn
-from ventaja.errors import RewardError
+from ventaja.environments import Reward, SingleTurn
+from ventaja.environments.early_judge import EarlyJudge
+from ventaja.errors import RewardError, RolloutError
 from ventaja.models import Policy
-from ventaja.records import Completion, Group, Prompt, StopReason
-from ventaja.rollouts import Asked, Engine, Request, Sampling, sample_and_judge
-from ventaja.rollouts.early_judge import EarlyJudge
+from ventaja.records import Completion, Group, Prompt, Request, StopReason
+from ventaja.rollouts import Asking, Engine, Sampling, roll_out
 
 WAIT = 20.0
 """Seconds after which a test that hangs fails."""
 PROMPTS = [Prompt(id=str(i), content=f"{i}") for i in range(5)]
-IDS = [(place,) for place in range(5)]
+REQUESTS = [
+    Request(prompt=prompt, prompt_ids=(place,), count=2, seed=(0, place))
+    for place, prompt in enumerate(PROMPTS)
+]
 
 
 def group(place: int) -> Group:
-    return Group(prompt=PROMPTS[place], prompt_ids=(place,), completions=answers(place))
+    return REQUESTS[place].answered(answers(place))
 
 
 def answers(place: int) -> tuple[Completion, ...]:
@@ -37,16 +41,13 @@ def numbers(completions: list[str]) -> list[float]:
     return [float(text) for text in completions]
 
 
-def world(judge: object = numbers) -> Environment:
-    return SingleTurn(prompts=PROMPTS, rewards=[Reward(judge, "r")])  # type: ignore[arg-type]
+def world(judge: object = numbers) -> SingleTurn:
+    return SingleTurn(prompts=PROMPTS, rewards=[Reward(judge, "r")], overlap=True)  # type: ignore[arg-type]
 
 
-def run(engine: Engine, environment: Environment, limit: float) -> list[Group]:
-    return sample_and_judge(
-        engine, environment,
-        Asked(prompts=PROMPTS, prompt_ids=IDS, seeds=[(0, place) for place in range(5)], size=2),
-        Sampling(), overlap=True, max_broken_fraction=limit,
-    )  # fmt: skip
+def run(engine: Engine, environment: SingleTurn, limit: float) -> list[Group]:
+    ask = Asking(engine=engine, sampling=Sampling(), vocabulary=9)
+    return roll_out(environment, ask, REQUESTS, max_broken_fraction=limit)
 
 
 class Slow:
@@ -65,39 +66,39 @@ class Slow:
 
 def test_answers_that_wait_are_taken_together() -> None:
     slow = Slow()
-    judge = EarlyJudge(world(slow), PROMPTS, IDS)
+    judge = EarlyJudge(world(slow).judge, REQUESTS[:4])
     judge.begin(3, 1, answers(3)[1])
     assert slow.entered.wait(WAIT)  # at work, before the others are even known
     for place, k in ((1, 1), (0, 0), (1, 0), (3, 0), (2, 1), (2, 0), (0, 1)):
         judge.begin(place, k, answers(place)[k])
     slow.go.set()
-    four = [group(place) for place in range(4)]
-    assert judge.judged(four) == world().judge(four)
+    four, said = [group(place) for place in range(4)], [answers(place) for place in range(4)]
+    assert judge.judged(said) == world().judge(four)
     assert slow.calls == [["3.1"], ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1", "3.0"]]
 
 
 def test_answers_begun_one_after_the_other() -> None:
-    judge = EarlyJudge(world(), PROMPTS, IDS)
+    four, said = [group(place) for place in range(4)], [answers(place) for place in range(4)]
+    judge = EarlyJudge(world().judge, REQUESTS[:4])
     for place in range(4):
         for k in (1, 0):
             judge.begin(place, k, answers(place)[k])
-        assert len(judge.judged([group(p) for p in range(place + 1)])) == place + 1
-        # its thread has ended; the next begins another
-    four = [group(place) for place in range(4)]
-    assert judge.judged(four) == world().judge(four)
-    assert EarlyJudge(world(), PROMPTS, IDS).judged([]) == []
-    assert EarlyJudge(world(), PROMPTS, IDS).judged(four) == world().judge(four)  # none was begun
+        while judge._thread is not None:  # it ends; the next answer begins another
+            time.sleep(0.001)
+    assert judge.judged(said) == world().judge(four)
+    assert EarlyJudge(world().judge, []).judged([]) == []
+    assert EarlyJudge(world().judge, REQUESTS[:4]).judged(said) == world().judge(four)  # none was begun
 
 
 def test_a_mistake_of_the_judge_is_raised_where_groups_are_made_and_awaited() -> None:
     def wrong(completions: list[str]) -> list[float]:
         return [float("nan") for _ in completions]
 
-    judge = EarlyJudge(world(wrong), PROMPTS, IDS)
+    judge = EarlyJudge(world(wrong).judge, REQUESTS[:1])
     judge.begin(0, 0, answers(0)[0])
     for _ in range(2):
         with pytest.raises(RewardError, match="returned nan"):
-            judge.judged([group(0)])
+            judge.judged([answers(0)])
         with pytest.raises(RewardError, match="returned nan"):
             judge.begin(1, 0, answers(1)[0])
 
@@ -107,9 +108,9 @@ def test_an_environment_that_loses_groups_is_found_out() -> None:
         def judge(self, groups: Sequence[Group]) -> list[Group]:
             return super().judge(groups)[1:]
 
-    judge = EarlyJudge(Forgetful(prompts=PROMPTS, rewards=[Reward(numbers, "r")]), PROMPTS, IDS)
+    judge = EarlyJudge(Forgetful(prompts=PROMPTS, rewards=[Reward(numbers, "r")]).judge, REQUESTS[:2])
     with pytest.raises(ValueError, match="shorter"):
-        judge.judged([group(0), group(1)])
+        judge.judged([answers(0), answers(1)])
 
 
 class Slower:
@@ -169,7 +170,7 @@ def test_what_is_abandoned_is_not_judged() -> None:
             finished(1, 0, answers(1)[0])
             raise KeyError("the engine broke")
 
-    with pytest.raises(KeyError, match="the engine broke"):
+    with pytest.raises(RolloutError, match="KeyError: 'the engine broke'"):
         run(Breaking(threading.Event()), world(fail), 0.0)
     slow.go.set()
     for thread in threading.enumerate():

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import replace
+from types import TracebackType
 
-from ventaja.environments import Environment
-from ventaja.records import Completion, Group, Judgement, Prompt
+from ventaja.records import Completion, Group, Judgement, Request
 
 Place = tuple[int, int]
-"""Of an answer: its prompt's number, and its own among the prompt's answers."""
+"""Of an answer: its request's number, and its own among the request's answers."""
 
 
 class EarlyJudge:
     """Judges answers in a thread of its own while others are still being sampled.
 
-    Whenever the thread is free it takes all the answers that wait, in one call of the environment: a slow judge gets
-    few large calls, and no answer waits for the round's longest. Answers to one prompt are one group in a call.
+    Whenever the thread is free it takes all the answers that wait, in one call of `judge`: a slow judge gets few large
+    calls, and no answer waits for the round's longest. Answers to one request are one group in a call. Where a `with`
+    block ends by an error, no more is judged than what is at work.
     """
 
-    def __init__(
-        self, environment: Environment, prompts: Sequence[Prompt], prompt_ids: Sequence[tuple[int, ...]]
-    ) -> None:
-        self.environment = environment
-        self.prompts = prompts
-        self.prompt_ids = prompt_ids
+    def __init__(self, judge: Callable[[Sequence[Group]], list[Group]], requests: Sequence[Request]) -> None:
+        self.judge = judge
+        self.requests = requests
         self._lock = threading.Lock()
         self._begun: set[Place] = set()
         self._waiting: dict[Place, Completion] = {}
@@ -35,13 +33,23 @@ class EarlyJudge:
         self._thread: threading.Thread | None = None
         """The one that is at work; None if there is none."""
 
-    def begin(self, prompt: int, k: int, completion: Completion) -> None:
-        """Have answer k to this prompt judged. Raises what an earlier call of the environment raised."""
+    def __enter__(self) -> EarlyJudge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with self._lock:
+                self._waiting = {}
+
+    def begin(self, request: int, k: int, completion: Completion) -> None:
+        """Have answer k to this request judged. Raises what an earlier call of `judge` raised."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            self._begun.add((prompt, k))
-            self._waiting[prompt, k] = completion
+            self._begun.add((request, k))
+            self._waiting[request, k] = completion
             if self._thread is None:
                 here = copy_context()  # so that the thread knows whose round it judges
                 self._thread = threading.Thread(
@@ -49,25 +57,23 @@ class EarlyJudge:
                 )
                 self._thread.start()
 
-    def judged(self, groups: Sequence[Group]) -> list[Group]:
-        """The prompts' whole groups with all judgements, begun before or not. Raises what the environment raised."""
-        for prompt, group in enumerate(groups):
-            for k, completion in enumerate(group.completions):
-                if (prompt, k) not in self._begun:
-                    self.begin(prompt, k, completion)
+    def judged(self, answers: Sequence[Sequence[Completion]]) -> list[Group]:
+        """The requests' groups with all judgements, begun before or not. Raises what `judge` raised."""
+        for r, completions in enumerate(answers):
+            for k, completion in enumerate(completions):
+                if (r, k) not in self._begun:
+                    self.begin(r, k, completion)
         while (thread := self._thread) is not None:
             thread.join()
         if self._error is not None:
             raise self._error
         return [
-            replace(group, judgements=tuple(self._judged[prompt, k] for k in range(len(group.completions))))
-            for prompt, group in enumerate(groups)
+            replace(
+                request.answered(completions),
+                judgements=tuple(self._judged[r, k] for k in range(len(completions))),
+            )
+            for r, (request, completions) in enumerate(zip(self.requests, answers, strict=True))
         ]
-
-    def abandon(self) -> None:
-        """Judge no more than what is at work."""
-        with self._lock:
-            self._waiting = {}
 
     def _work(self) -> None:
         while True:
@@ -87,15 +93,8 @@ class EarlyJudge:
         places: dict[int, list[Place]] = {}
         for place in sorted(answers):
             places.setdefault(place[0], []).append(place)
-        groups = self.environment.judge(
-            [
-                Group(
-                    prompt=self.prompts[prompt],
-                    prompt_ids=self.prompt_ids[prompt],
-                    completions=tuple(answers[place] for place in those),
-                )
-                for prompt, those in places.items()
-            ]
+        groups = self.judge(
+            [self.requests[r].answered([answers[place] for place in those]) for r, those in places.items()]
         )
         for those, group in zip(places.values(), groups, strict=True):
             self._judged |= dict(zip(those, group.judgements, strict=True))
