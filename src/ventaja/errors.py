@@ -41,3 +41,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """` Did you mean 'x'?` (with the leading space), or nothing."""
     found = nearest(name, candidates)
     return f" Did you mean {found!r}?" if found else ""
+
+
+def listed(names: Iterable[str], *, limit: int = 12) -> str:
+    """`'a', 'b' and 3 more`, or `none`."""
+    quoted = [repr(name) for name in names]
+    if not quoted:
+        return "none"
+    more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
+    return ", ".join(quoted[:limit]) + more

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from ventaja.errors import listed
 
-def listed(names: Iterable[str], *, limit: int = 12) -> str:
-    """`'a', 'b' and 3 more`, or `none`."""
-    quoted = [repr(name) for name in names]
-    if not quoted:
-        return "none"
-    more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
-    return ", ".join(quoted[:limit]) + more
+__all__ = ["clipped", "kind", "listed"]
 
 
 def clipped(text: str, limit: int) -> str:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
-import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ventaja.environments._calls import failure
 from ventaja.environments._hints import listed
 from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction, built_in
 from ventaja.errors import ConfigError, did_you_mean
+from ventaja.named import load_named, own_name
 from ventaja.settings import GENERATED, NO_OPTIONS
 
 
@@ -72,15 +66,15 @@ def load_reward(
         ConfigError: nothing has this name, or the options do not fit.
     """
     if callable(spec):
-        return Reward(_with_options(spec, options, _name_of(spec)), name or _name_of(spec), weight)
+        return Reward(_with_options(spec, options, own_name(spec)), name or own_name(spec), weight)
     if not isinstance(spec, str):
         raise ConfigError(f"a reward is a function or its name, not {type(spec).__name__}: {spec!r}.")
     if ":" not in spec:
         return Reward(_built_in(spec, options), name or spec, weight)
-    place, _, attribute = spec.rpartition(":")
-    module = _load_file(place, spec) if place.endswith(".py") else _load_module(place, spec)
-    function = _find(module, attribute, spec)
-    return Reward(_with_options(function, options, spec), name or _name_of(function), weight)
+    function = load_named(spec, "a reward")
+    if not callable(function):
+        raise ConfigError(f"the reward {spec!r} is a {type(function).__name__}, not a function.")
+    return Reward(_with_options(function, options, spec), name or own_name(function), weight)
 
 
 def default_rewards(source: str) -> tuple[Reward, ...]:
@@ -133,84 +127,6 @@ def _check_options(options: Mapping[str, Any], known: Iterable[str], where: str)
                 f"the reward {where!r} has no option {option!r}.{did_you_mean(option, known)} "
                 f"It has {listed(known)}."
             )
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__name__", None) or type(function).__name__
-    return "lambda" if name == "<lambda>" else str(name)
-
-
-def _find(module: ModuleType, attribute: str, spec: str) -> RewardFunction:
-    found: Any = module
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if found is None:
-        functions = [
-            key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
-        ]
-        raise ConfigError(
-            f"the reward {spec!r}: there is no {attribute!r} in it.{did_you_mean(attribute, functions)} "
-            f"It has {listed(functions)}."
-        )
-    if not callable(found):
-        raise ConfigError(f"the reward {spec!r} is a {type(found).__name__}, not a function.")
-    function: RewardFunction = found
-    return function
-
-
-def _load_file(place: str, spec: str) -> ModuleType:
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        near = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ConfigError(f"the reward {spec!r}: there is no file {place}.{did_you_mean(path.name, near)}")
-    try:
-        return _run_file(path, path.stat().st_mtime_ns)
-    except Exception as error:
-        raise ConfigError(f"the reward {spec!r} cannot be loaded: {_where_it_broke(error, path)}") from error
-
-
-@functools.cache
-def _run_file(path: Path, modified_ns: int) -> ModuleType:
-    """The file's module; a file that several rewards name is executed once, unless it has changed."""
-    name = f"ventaja_rewards_{path.stem}_{abs(hash(path)):x}_{modified_ns:x}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    _join_import_path(path.parent)
-    sys.modules[name] = module  # dataclasses and pickling look their module up
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _load_module(place: str, spec: str) -> ModuleType:
-    _join_import_path(Path.cwd())
-    try:
-        return importlib.import_module(place)
-    except Exception as error:
-        hint = ""
-        if isinstance(error, ModuleNotFoundError):
-            hint = " Install it, run from the folder that holds it, or write 'path/to/file.py:function'."
-        raise ConfigError(f"the reward {spec!r} cannot be loaded: {_where_it_broke(error)}{hint}") from error
-
-
-def _join_import_path(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def _where_it_broke(error: Exception, path: Path | None = None) -> str:
-    what = f"{failure(error).error}."
-    lines = [entry for entry in traceback.extract_tb(error.__traceback__) if entry.filename == str(path)]
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {what}"
-    return f"{path}:{lines[-1].lineno}: {what}" if lines else what
 
 
 # ---------------------------------------------------------------------- what functions take
