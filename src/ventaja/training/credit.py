@@ -13,6 +13,7 @@ from ventaja.records import Group, StopReason
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RewardConfig
+from ventaja.training.parts import group_advantage
 
 AS_JUDGED = RewardConfig()
 """Rewards without any penalty of ours."""
@@ -103,24 +104,20 @@ def assign_advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, run
 
 
 def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
-    if algorithm.baseline not in {"leave_one_out", "group_mean"}:
-        return _less_baseline(reward_S, algorithm, running, takes_part(batch))
+    reward_S = _less_baseline(reward_S, algorithm, running, takes_part(batch))
+    if not algorithm.compares_groups:
+        return reward_S
     _, group_S = batch.group_S.unique(return_inverse=True)
     member_S = torch.zeros_like(group_S)
     for group in range(int(group_S.max()) + 1 if len(group_S) else 0):
         rows = (group_S == group).nonzero()[:, 0]
         member_S[rows] = torch.arange(len(rows))
     P = int(group_S.max()) + 1 if len(group_S) else 0
-    reward_PG = torch.zeros(P, max(algorithm.group_size, 2))
+    reward_PG = reward_S.new_zeros(P, algorithm.group_size)
     is_valid = torch.zeros(reward_PG.shape, dtype=torch.bool)
     reward_PG[group_S, member_S] = reward_S
     is_valid[group_S, member_S] = takes_part(batch)
-    if algorithm.scale == "group_std":
-        advantage_PG = F.group_standardised(reward_PG, is_valid=is_valid)
-    elif algorithm.baseline == "leave_one_out":
-        advantage_PG = F.leave_one_out(reward_PG, is_valid=is_valid)
-    else:
-        advantage_PG = F.group_centred(reward_PG, is_valid=is_valid)
+    advantage_PG = group_advantage(algorithm, reward_PG, is_valid)
     return advantage_PG[group_S, member_S]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import ConfigError
-from ventaja.functional import kl_k1, kl_k3
+from ventaja.functional import kl_k3
 from ventaja.models import Policy
 from ventaja.records import Group, Prompt
 from ventaja.rollouts import Engine, Interrupted, LocalEngine
@@ -26,7 +26,8 @@ from ventaja.training.evaluation import full_marks, load_rewards, measure
 from ventaja.training.learner import UpdateReport
 from ventaja.training.left_out import left_out_sums, measure_left_out, teaches
 from ventaja.training.metrics import credit_metrics, ratio_metrics, rollout_metrics, update_metrics
-from ventaja.training.objective import PolicyObjective, token_weights
+from ventaja.training.objective import PolicyObjective, kl_in_reward, token_weights
+from ventaja.training.parts import all_found
 from ventaja.training.prompts import left_out_note, render_all, room_note
 from ventaja.training.round import Round, State, timed
 from ventaja.training.row_budget import Cut, out_of_memory_explained
@@ -136,7 +137,7 @@ class RlLoop:
         console: Console | None = None,
     ) -> None:
         self.config, self.environment, self.on_round = config, environment, on_round
-        self.algorithm = config.algorithm.resolve()
+        self.algorithm = all_found(config.algorithm.resolve())
         self.full_marks = full_marks(getattr(environment, "rewards", ()))
         start = Start.of(config)
         policy = start.load(config)
@@ -316,8 +317,7 @@ class RlLoop:
             if algorithm.kl == "reward":
                 self._score_old(number, batch)
                 log_ratio_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
-                estimate = kl_k1 if algorithm.kl_estimator == "k1" else kl_k3
-                reward_ST -= self.state.kl_coef * estimate(log_ratio_ST)
+                reward_ST -= self.state.kl_coef * kl_in_reward(algorithm, log_ratio_ST)
                 if batch.is_action_ST.any():
                     sampled["kl"] = float(kl_k3(log_ratio_ST)[batch.is_action_ST].mean())
         batch.columns["advantage"] = assign_advantages(batch, reward_ST, algorithm, self.state.running)
