@@ -46,7 +46,7 @@ from ventaja.training.parts import KINDS, Own, check_parts
 
 
 def quadratic(log_ratio, advantage, clip_high):
-    """−(r·Â − |Â|/(2ε)·(r − 1)²): the ratio is drawn back by a square instead of being cut off."""
+    """−(r·Â − |Â|/(2ε)·(r − 1)²): Simple Policy Optimization (arXiv:2401.16025), a square in place of the clip."""
     ratio = F.importance_ratio(log_ratio)
     return -(ratio * advantage - advantage.abs() / (2 * clip_high) * (ratio - 1).square())
 
@@ -462,6 +462,15 @@ def test_from_a_run_file_and_on(at_work, capsys):
     assert "algorithm.surrogate (was 'losses.py:mine', is 'losses.py:other')" in error
 
 
+def test_beside_the_named_ones(at_work, capsys):
+    assert main(["algorithms", "run.yaml", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(ALGORITHMS) + 1
+    assert lines[-1].startswith(
+        "| run.yaml | sequence | group_mean | group_std | token | losses.py:mine (clip_high 0.5) |"
+    )
+
+
 def test_by_a_flag_and_by_a_modules_name(at_work, capsys):
     flags = ["--algorithm.surrogate", "ventaja.functional:surrogate_loss", "--run.rounds", "1"]
     values = yaml.read((at_work / "run.yaml").read_text()).value
@@ -656,6 +665,25 @@ def test_what_breaks_in_the_middle_loses_nothing(breaks, message, model, tmp_pat
     whole = {**run, "folder": str(tmp_path / "whole")}
     run_rl(tmp_path / "whole", model, run=whole, algorithm=mended)
     assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_lack_of_memory_is_not_the_functions_fault():
+    def large(logprob):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):  # rows are then cut smaller
+        losses(replace(DAPO, surrogate=large), [1.0], [1.0])
+
+
+def test_named_parts_are_not_looked_at(monkeypatch):
+    """To ask a GPU whether a number is finite is to wait for it."""
+    monkeypatch.setattr(torch.Tensor, "isfinite", lambda self: pytest.fail("a named part was looked at"))
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("a named part was waited for"))
+    for algorithm in ALGORITHMS.values():
+        losses(algorithm, [2.0, 0.5], [1.0, 0.0])
+        token_weights(algorithm, torch.tensor([[True, False]]), max_tokens=3)
+    with pytest.raises(pytest.fail.Exception):
+        losses(QUADRATIC, [2.0, 0.5], [1.0, 0.0])
 
 
 def test_what_is_done_in_place_reaches_nobody_else():
