@@ -8,6 +8,7 @@ from typing import Any
 
 from ventaja.environments import Reward, example_from_row, load_reward, prompt_from_row
 from ventaja.errors import ConfigError, DataError
+from ventaja.named import GIVEN_IN_PYTHON
 from ventaja.records import Example, Message, Prompt
 from ventaja.tracking import Run
 from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
@@ -22,8 +23,6 @@ RewardLike = str | Callable[..., Any] | Reward | Mapping[str, Any]
 `options`."""
 
 RewardGroup = RewardLike | Sequence[RewardLike]
-
-GIVEN_IN_PYTHON = "(given in Python)"
 
 
 def rl(

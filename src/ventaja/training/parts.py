@@ -1,12 +1,12 @@
 """The parts of an algorithm that are functions: those that have a name, and a user's own in their place.
 
-A named one is a function of `ventaja.functional`, and what else the loop must know of it stands beside it in `KINDS`. Own
-or named, a part is called the same way: with those of the arguments of its kind that its signature asks for. So a
-function of the textbook can be handed in as it is, and wrapped.
+A named one is a function of `ventaja.functional`, and what else the loop must know of it stands beside it in
+`KINDS`. Own or named, a part is called the same way: with those of the arguments of its kind that its signature asks
+for. So a function of the textbook can be handed in as it is, and wrapped.
 
-What a user's function gives is looked at: its shape, its kind of number, that it and its gradient are finite. It is
-tried on a few tiny tensors before a run begins (`check_parts`). Named ones are not looked at, which on a GPU would wait
-for it. Nothing here loads torch until there is a function to call: a run file can be checked without.
+What a user's function gives is looked at (`trial.py`), and it is tried before a run begins. Named ones are not looked at,
+which on a GPU would wait for it. Nothing here loads torch until there is a function to call: a run file can be checked
+without.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import functools
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from ventaja.errors import ConfigError, RunError, VentajaError, did_you_mean
-from ventaja.named import GIVEN_IN_PYTHON, load_named, one_line, spec_of, where
+from ventaja.errors import ConfigError, RunError, did_you_mean
+from ventaja.named import GIVEN_IN_PYTHON, load_named, spec_of, where
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +79,10 @@ KINDS: Mapping[str, Kind] = {
             "leave_one_out": Part(function="leave_one_out", within_groups=True),
             "group_mean": Part(function="group_centred", within_groups=True),
         },
-        given={"reward": "[P, G], the return of each answer, a row per prompt", "is_valid": "[P, G], True where there is an answer that takes part"},
+        given={
+            "reward": "[P, G], the return of each answer, a row per prompt",
+            "is_valid": "[P, G], True where there is an answer that takes part",
+        },
         like="reward",
         gives="what is subtracted from each answer's return",
     ),
@@ -90,7 +92,10 @@ KINDS: Mapping[str, Kind] = {
             "group_std": Part(function="group_standardised"),
             "batch_std": Part(function="whiten"),
         },
-        given={"advantage": "[P, G], the returns less their baseline, a row per prompt", "is_valid": "[P, G], True where there is an answer that takes part"},
+        given={
+            "advantage": "[P, G], the returns less their baseline, a row per prompt",
+            "is_valid": "[P, G], True where there is an answer that takes part",
+        },
         like="advantage",
         gives="the scaled advantage of each answer",
     ),
@@ -101,7 +106,10 @@ KINDS: Mapping[str, Kind] = {
             "sequence": Part(function="sequence_log_ratio", per_sequence=True),
             "trajectory": Part(function="trajectory_log_ratio", per_sequence=True),
         },
-        given={"log_ratio": "[B, T], log π − log π_old of each token, without gradient", "is_action": "[B, T], True at the tokens that count"},
+        given={
+            "log_ratio": "[B, T], log π − log π_old of each token, without gradient",
+            "is_action": "[B, T], True at the tokens that count",
+        },
         like="log_ratio",
         gives="the log-ratio of each sequence [B] or of each token [B, T]",
     ),
@@ -131,7 +139,10 @@ KINDS: Mapping[str, Kind] = {
             "token_mean": Part(function="token_mean"),
             "fixed_length": Part(function="fixed_length"),
         },
-        given={"is_action": "[B, T], True at the tokens of the whole update that count", "length": "the longest allowed answer, in tokens"},
+        given={
+            "is_action": "[B, T], True at the tokens of the whole update that count",
+            "length": "the longest allowed answer, in tokens",
+        },
         like="is_action",
         gives="how much each token counts in the sum of the losses",
     ),
@@ -143,11 +154,14 @@ KINDS: Mapping[str, Kind] = {
             "k3+": Part(function="kl_k3_plus", kl_in=("loss",)),
             "k3_weighted": Part(function="kl_k3_weighted", kl_in=("loss",)),
         },
-        given={"log_ratio": "any shape, log π − log π_ref of each token, with its gradient", "old_log_ratio": "the same, log π − log π_old"},
+        given={
+            "log_ratio": "any shape, log π − log π_ref of each token, with its gradient",
+            "old_log_ratio": "the same, log π − log π_old",
+        },
         like="log_ratio",
         gives="the KL at each token",
     ),
-}  # fmt: skip
+}
 """Every part that is a function, by its name in `Algorithm`."""
 
 
@@ -201,7 +215,7 @@ def chosen(kind: str, value: object) -> str:
 
 
 def part_of(kind: str, value: object) -> Part:
-    """What is known of a choice. Of a user's function only which settings it asks for (it may be any, if it is not here)."""
+    """What is known of a choice: of a user's function, which settings it asks for (any, if it is not here)."""
     if isinstance(value, Own):
         settings = tuple(n for n in CLIPS if value.function is None or n in value.wants.values())
         return Part(settings=settings, acts_at_zero=True)
@@ -215,7 +229,9 @@ def call(algorithm: Algorithm, kind: str, **given: Any) -> Tensor:
     """
     value = getattr(algorithm, kind)
     if isinstance(value, Own):
-        return _looked_at(kind, value, given, RunError)
+        from ventaja.training.trial import looked_at
+
+        return looked_at(kind, value, given, RunError)
     part = part_of(kind, value)
     has_ratio = part.with_ratio is not None and algorithm.ratio != "none"
     function, wants = _textbook(kind, part.with_ratio if has_ratio else part.function)
@@ -258,7 +274,15 @@ def check_parts(algorithm: Algorithm) -> None:
         own = getattr(algorithm, kind)
         is_used = kind != "kl_estimator" or algorithm.kl != "none"
         if isinstance(own, Own) and own.function is not None and is_used:
-            _try(algorithm, kind, own)
+            from ventaja.training.trial import try_out
+
+            try_out(algorithm, kind, own)
+
+
+def located(spec: str, function: Callable[..., Any] | None) -> str:
+    """`losses.py:mine (/home/ana/losses.py:3)`"""
+    place = where(function) if function is not None else ""
+    return f"{spec} ({place})" if place else spec
 
 
 # A function's parameters ------------------------------------------------------------------------------------
@@ -281,14 +305,16 @@ def _wants(kind: str, function: Callable[..., Any], spec: str) -> dict[str, str]
         if each.kind is each.VAR_KEYWORD:
             wants |= {name: name for name in known if name not in {*wants.values(), *bound}}
         elif each.kind is each.POSITIONAL_ONLY and each.default is each.empty:
-            raise ValueError(f"{_at(spec, function)}: {each.name!r} is positional-only; arguments go by name")
+            raise ValueError(
+                f"{located(spec, function)}: {each.name!r} is positional-only; arguments go by name"
+            )
         elif each.kind is each.VAR_POSITIONAL or each.kind is each.POSITIONAL_ONLY or each.name in bound:
             continue
         elif name in known:
             wants[each.name] = name
         elif each.default is each.empty:
             raise ValueError(
-                f"{_at(spec, function)} asks for {each.name!r}, which a {kind} cannot be given."
+                f"{located(spec, function)} asks for {each.name!r}, which a {kind} cannot be given."
                 f"{did_you_mean(name, known)} It may ask for {', '.join(known)}. Give {each.name!r} a default, or "
                 "bind it with functools.partial"
             )
@@ -314,183 +340,3 @@ def _named_as(kind: str, function: Callable[..., Any]) -> str | None:
         ):
             return name
     return None
-
-
-def _at(spec: str, function: Callable[..., Any] | None) -> str:
-    place = where(function) if function is not None else ""
-    return f"{spec} ({place})" if place else spec
-
-
-# What a function gives --------------------------------------------------------------------------------------
-
-
-def _looked_at(kind: str, own: Own, given: Mapping[str, Any], error: type[VentajaError]) -> Tensor:
-    """What the user's function gives, if it can be used."""
-    import torch
-
-    function = own.function
-    assert function is not None, own
-    arguments = {}
-    for parameter, name in own.wants.items():
-        argument = given[name]
-        if isinstance(argument, torch.Tensor):
-            argument = argument.clone()  # its own: what it does in place reaches nobody else
-            if argument.requires_grad:
-                argument.register_hook(functools.partial(_gradient_looked_at, kind, own, name, error))
-        arguments[parameter] = argument
-
-    def page(problem: str, advice: str) -> VentajaError:
-        return error(_page(kind, own, problem, advice, {name: given[name] for name in own.wants.values()}))
-
-    try:
-        result = function(**arguments)
-    except VentajaError:
-        raise
-    except Exception as problem:
-        from ventaja.training.row_budget import is_out_of_memory
-
-        if is_out_of_memory(problem):
-            raise
-        raise page(f"raised {one_line(problem)}{_last_line(own, problem)}", "Mend it.") from problem
-    like = given[KINDS[kind].like]
-    shapes = [like.shape, like.shape[:1]] if kind == "ratio" else [like.shape]
-    if not isinstance(result, torch.Tensor):
-        raise page(f"gave a {type(result).__name__}, not a tensor", "Return a tensor.")
-    if result.shape not in shapes:
-        expected = " or ".join(str(list(shape)) for shape in shapes)
-        advice = {
-            "surrogate": "Return a loss for every token: how they are averaged is token_weight's part.",
-            "baseline": "A group's one number can be given to all: .expand_as(reward).",
-        }.get(kind, "Return one number for each.")
-        raise page(f"gave a tensor of shape {list(result.shape)}, not {expected}", advice)
-    if not result.is_floating_point():
-        raise page(f"gave {_dtype(result)}, not floating-point numbers", "Convert them: .float().")
-    if result.device != like.device:
-        raise page(
-            f"gave a tensor on {result.device}, not {like.device}",
-            "Make new tensors where the arguments are: torch.zeros_like(…), tensor.new_zeros(…).",
-        )
-    counted = {"baseline": "is_valid", "scale": "is_valid", "token_weight": "is_action"}.get(kind)
-    if counted is not None:  # elsewhere it may say anything
-        result = result.where(given[counted], 0.0)
-    if not result.isfinite().all():
-        index = [int(i) for i in (~result.isfinite()).nonzero()[0]]
-        there = ", ".join(
-            f"{name} {x[tuple(index)].item():.4g}"
-            for name in own.wants.values()
-            if isinstance(x := given[name], torch.Tensor) and x.dim() >= len(index) and x.dtype != torch.bool
-        )
-        raise page(
-            f"gave {result[tuple(index)].item()} at {index}{f', where {there}' if there else ''}",
-            "Keep it finite: bound what goes into exp and log, and add a little to what is divided by.",
-        )
-    is_moved = any(isinstance(x, torch.Tensor) and x.requires_grad for x in given.values())
-    if kind in {"surrogate", "kl_estimator"} and is_moved and not result.requires_grad:
-        raise page(
-            "gave numbers without a gradient to log π",
-            "Compute them from logprob or log_ratio, without .detach(), .item() or torch.no_grad() around all of them.",
-        )
-    return result
-
-
-def _gradient_looked_at(kind: str, own: Own, name: str, error: type[VentajaError], gradient: Tensor) -> None:
-    if not gradient.isfinite().all():
-        raise error(
-            f"algorithm.{kind}: {_at(own, own.function)} gave finite numbers, but their gradient at {name} is not.\n"
-            "  Where a formula has no slope (a square root at 0, a branch of torch.where that is not taken), bound what goes "
-            "into it."
-        )
-
-
-def _page(kind: str, own: Own, problem: str, advice: str, given: Mapping[str, Any]) -> str:
-    """What part, which function and where, what it did, what it was given and what it should give, what next."""
-    import torch
-
-    def described(value: Any) -> str:
-        return f"{list(value.shape)} {_dtype(value)}" if isinstance(value, torch.Tensor) else str(value)
-
-    call_ = ", ".join(f"{name} {described(value)}" for name, value in given.items())
-    return (
-        f"algorithm.{kind}: {_at(own, own.function)} {problem}.\n"
-        f"  It was given {call_ or 'nothing'}, and should give {KINDS[kind].gives}.\n  {advice}"
-    )
-
-
-def _last_line(own: Own, problem: Exception) -> str:
-    """`, at losses.py:7: return a / b`: the last line of the user's file that was reached."""
-    file = where(own.function).rpartition(":")[0] if own.function else ""
-    lines = [entry for entry in traceback.extract_tb(problem.__traceback__) if entry.filename == file]
-    return f", at {file}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
-
-
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-# Trying it before the run -----------------------------------------------------------------------------------
-
-
-def _try(algorithm: Algorithm, kind: str, own: Own) -> None:
-    import torch
-
-    given = _tiny(algorithm, kind)
-    result = _looked_at(kind, own, given, ConfigError)
-
-    def page(problem: str, advice: str) -> ConfigError:
-        return ConfigError(_page(kind, own, problem, advice, {n: given[n] for n in own.wants.values()}))
-
-    if kind in {"surrogate", "kl_estimator", "ratio"}:  # rows are cut as memory has it
-        part = {n: x[:2] if isinstance(x, torch.Tensor) else x for n, x in given.items()}
-        if not torch.allclose(_looked_at(kind, own, part, ConfigError), result[:2], rtol=1e-4, atol=1e-6):
-            one, more = ("sequence", "sequences") if kind == "ratio" else ("token", "tokens")
-            raise page(
-                f"gave a {one} another number when fewer {more} came with it",
-                f"Which {more} come together is a matter of memory, so a {one}'s number must follow from that {one} "
-                "alone (and not from chance). What looks at the whole batch belongs into baseline, scale or token_weight.",
-            )
-    if kind == "surrogate" or (kind == "kl_estimator" and algorithm.kl == "loss"):
-        logprob = given["logprob" if kind == "surrogate" else "log_ratio"]
-        (gradient,) = torch.autograd.grad(result.sum(), logprob, allow_unused=True)
-        if gradient is None or not gradient.any():
-            raise page(
-                "has a gradient of 0 to log π, so nothing would be learned from it",
-                "Let logprob or log_ratio reach the result with a gradient.",
-            )
-    if kind == "baseline":
-        moved = _looked_at(kind, own, given | {"reward": given["reward"] + 1.0}, ConfigError)
-        if torch.allclose(moved, result, atol=1e-5) and not torch.allclose(
-            result[given["is_valid"]], result[0, 0]
-        ):
-            raise page(
-                "gave the same when every reward was higher by 1, as advantages are",
-                "A baseline is what is subtracted from the reward: return the mean, not the reward less the mean.",
-            )
-
-
-def _tiny(algorithm: Algorithm, kind: str) -> dict[str, Any]:
-    """A few tokens or answers with what happens in training: fresh ones, moved ones, advantages of 0, equal rewards."""
-    import torch
-
-    new = torch.tensor([-0.1, -0.5, -1.0, -2.0, -0.7, -3.0])
-    moved = torch.tensor([0.0, 0.0, 0.5, -0.5, 0.05, -1.5])
-    is_valid = torch.tensor([[True] * 4, [True] * 4, [True, True, True, False], [False] * 4])
-    reward = torch.tensor([[1.0, 0.0, 0.5, 0.0], [1.0] * 4, [2.0, -1.0, 0.0, 0.0], [0.0] * 4])
-    if kind == "surrogate":
-        logprob = new.requires_grad_()
-        old = (new - moved).detach()
-        return {
-            "logprob": logprob,
-            "old_logprob": old,
-            "log_ratio": logprob - old,
-            "advantage": torch.tensor([1.0, 0.0, -1.0, 0.5, -0.5, 2.0]),
-            "is_action": torch.tensor([True] * 5 + [False]),
-            **{name: getattr(algorithm, name) for name in CLIPS},
-        }
-    if kind == "kl_estimator":
-        moved = moved if algorithm.kl == "reward" else moved.requires_grad_()
-        return {"log_ratio": moved, "old_log_ratio": 0.1 * moved}
-    if kind == "ratio":
-        return {"log_ratio": reward[:3], "is_action": is_valid[:3]}  # what has no action is in no row
-    if kind == "token_weight":
-        return {"is_action": is_valid, "length": 5}
-    return {"reward" if kind == "baseline" else "advantage": reward, "is_valid": is_valid}
