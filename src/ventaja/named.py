@@ -1,4 +1,4 @@
-"""What a user names, `path/to/file.py:name` or `package.module:name`, found and loaded; and the name of what is given."""
+"""What a user names, `path/to/file.py:name` or `package.module:name`, found and loaded; and the way back."""
 
 from __future__ import annotations
 

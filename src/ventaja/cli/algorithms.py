@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich import box
 from rich.table import Table
@@ -12,15 +12,16 @@ from ventaja.training.algorithms import ALGORITHMS, Algorithm
 
 
 def _surrogate(algorithm: Algorithm) -> str:
-    if not algorithm.uses_clip:
-        return algorithm.surrogate
-    if (
-        algorithm.surrogate == "detached_clamp"
-    ):  # the bounds themselves: others write ε_high for the upper one
+    part = algorithm.part("surrogate")
+    values = {setting: as_text(getattr(algorithm, setting)) for setting in part.settings}
+    if part.clip is None:  # of a user's function only the settings that it asks for are known
+        settings = ", ".join(f"{name} {value}" for name, value in values.items())
+        return f"{algorithm.surrogate} ({settings})" if settings else str(algorithm.surrogate)
+    if part.clip == "both sides":  # the bounds themselves: others write ε_high for the upper one
         low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
         return f"{algorithm.surrogate} {as_text(low)} ≤ r ≤ {as_text(high)}"
-    dual = f", c {as_text(algorithm.dual_clip)}" if algorithm.dual_clip is not None else ""
-    return f"{algorithm.surrogate} ε {as_text(algorithm.clip_low)}/{as_text(algorithm.clip_high)}{dual}"
+    dual = f", c {values['dual_clip']}" if algorithm.dual_clip is not None else ""
+    return f"{algorithm.surrogate} ε {values['clip_low']}/{values['clip_high']}{dual}"
 
 
 def _baseline(algorithm: Algorithm) -> str:
@@ -46,10 +47,10 @@ COLUMNS: dict[str, Callable[[Algorithm], str]] = {
     "algorithm": lambda a: a.name,
     "credit": lambda a: a.credit,
     "baseline": _baseline,
-    "scale": lambda a: a.scale,
-    "ratio": lambda a: a.ratio,
+    "scale": lambda a: str(a.scale),
+    "ratio": lambda a: str(a.ratio),
     "surrogate": _surrogate,
-    "token weight": lambda a: a.token_weight,
+    "token weight": lambda a: str(a.token_weight),
     "KL · estimator · β": _kl,
     "entropy": lambda a: as_text(a.entropy_coef),
     "group × epochs × minibatches": _schedule,
@@ -58,18 +59,18 @@ COLUMNS: dict[str, Callable[[Algorithm], str]] = {
 """Every part of an algorithm, as the table shows it."""
 
 
-def algorithms_table() -> Table:
-    """The algorithms, for a terminal."""
+def algorithms_table(algorithms: Iterable[Algorithm] = tuple(ALGORITHMS.values())) -> Table:
+    """The algorithms, for a terminal; of functions of one's own, the names."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, style="bold" if column == "algorithm" else None, overflow="fold")
-    for algorithm in ALGORITHMS.values():
+    for algorithm in algorithms:
         table.add_row(*(cell(algorithm) for cell in COLUMNS.values()))
     return table
 
 
-def algorithms_markdown() -> str:
+def algorithms_markdown(algorithms: Iterable[Algorithm] = tuple(ALGORITHMS.values())) -> str:
     """The algorithms as a Markdown table."""
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    rows += [[cell(algorithm) for cell in COLUMNS.values()] for algorithm in ALGORITHMS.values()]
+    rows += [[cell(algorithm) for cell in COLUMNS.values()] for algorithm in algorithms]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

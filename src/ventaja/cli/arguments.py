@@ -12,7 +12,15 @@ from pydantic import BaseModel
 from rich_argparse import RichHelpFormatter
 
 from ventaja import yaml
-from ventaja.cli.fields import SHORT_FORMS, TEXT_OR_LIST, Setting, groups_of, settings_of
+from ventaja.cli.fields import (
+    A_FUNCTION,
+    CHOICE_OR_FUNCTION,
+    SHORT_FORMS,
+    TEXT_OR_LIST,
+    Setting,
+    groups_of,
+    settings_of,
+)
 from ventaja.cli.runfile import RunFile, read_run_file
 from ventaja.errors import ConfigError
 
@@ -225,7 +233,8 @@ def _with_place(line: str, file: RunFile, given: dict[str, Any]) -> str:
 def _help(setting: Setting) -> str:
     parts = [setting.help]
     if setting.choices:
-        parts.append(f"One of {', '.join(setting.choices)}.")
+        own = f", or {A_FUNCTION}" if setting.type == CHOICE_OR_FUNCTION else ""
+        parts.append(f"One of {', '.join(setting.choices)}{own}.")
     if setting.entries:
         names = (entry.name.rpartition(".")[2] for entry in setting.entries)
         parts.append(f"Each may set {', '.join(names)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -136,16 +137,28 @@ def merge(argv: list[str]) -> None:
 def algorithms(argv: list[str]) -> None:
     """`ventaja algorithms`"""
     parser = Parser(prog="ventaja algorithms", description="Compare the algorithms, part by part.")
+    parser.add_argument(
+        "runs",
+        metavar="RUN.yaml",
+        nargs="*",
+        help="Run files, or config.yaml of runs, whose algorithms to compare with those that have a name.",
+    )
     parser.add_argument("--markdown", action="store_true", help="Print a Markdown table.")
-    markdown = parser.parse_args(argv).markdown
+    given = parser.parse_args(argv)
 
     from ventaja.cli.algorithms import algorithms_markdown, algorithms_table
+    from ventaja.training.algorithms import ALGORITHMS
+    from ventaja.training.config import RlConfig
 
-    if markdown:
-        print(algorithms_markdown())
+    rows = [*ALGORITHMS.values()]
+    for path in given.runs:
+        config = read_config(RlConfig, [path], prog="ventaja rl", description="")
+        rows.append(replace(config.algorithm.resolve(), name=path))
+    if given.markdown:
+        print(algorithms_markdown(rows))
         return
     console = Console()
-    table = algorithms_table()
+    table = algorithms_table(rows)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console.width = console.measure(table, options=console.options.update_width(1000)).maximum
     console.print(table)

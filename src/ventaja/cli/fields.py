@@ -17,6 +17,9 @@ from pydantic_core import PydanticUndefined
 from ventaja.training.config import SHORT_FORMS
 
 TEXT_OR_LIST = "TEXT or LIST"
+CHOICE_OR_FUNCTION = "CHOICE or FUNCTION"
+A_FUNCTION = "file.py:function"
+"""How a function of one's own is written."""
 _NAMES: dict[Any, str] = {str: "TEXT", int: "INT", float: "NUMBER", bool: "BOOL", Path: "PATH"}
 _LIMITS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 
@@ -28,7 +31,7 @@ class Setting:
     name: str
     """Dotted: optimiser.learning_rate."""
     type: str
-    """TEXT, INT, NUMBER, BOOL, PATH, CHOICE, LIST, TEXT or LIST, MAPPING or VALUE (any YAML)."""
+    """TEXT, INT, NUMBER, BOOL, PATH, CHOICE, CHOICE or FUNCTION, LIST, TEXT or LIST, MAPPING or VALUE (any YAML)."""
     can_be_null: bool
     choices: tuple[str, ...]
     limits: str
@@ -117,8 +120,11 @@ def _setting(name: str, field: _Field, inner: Any, can_be_null: bool, default: A
     origin = get_origin(inner) or inner
     lists = [option for option in (get_args(inner) or ()) if get_origin(option) in {tuple, list}]
     required = default is PydanticUndefined or default is dataclasses.MISSING
+    choices: tuple[Any, ...] = get_args(inner) if origin is Literal else ()
     if origin is Literal:
         type_ = "CHOICE"
+    elif origin is Union and get_origin(get_args(inner)[0]) is Literal:  # or a function in a name's place
+        type_, choices = CHOICE_OR_FUNCTION, get_args(get_args(inner)[0])
     elif origin in {tuple, list}:
         type_, lists = "LIST", [inner]
     elif str in get_args(inner) and lists:
@@ -131,7 +137,7 @@ def _setting(name: str, field: _Field, inner: Any, can_be_null: bool, default: A
         name=name,
         type=type_,
         can_be_null=can_be_null,
-        choices=tuple(str(choice) for choice in get_args(inner)) if origin is Literal else (),
+        choices=tuple(str(choice) for choice in choices),
         limits=" and ".join(
             f"{sign} {as_text(getattr(limit, attribute))}"
             for limit in field.metadata

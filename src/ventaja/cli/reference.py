@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from ventaja.cli.fields import Setting, groups_of, settings_of
+from ventaja.cli.fields import A_FUNCTION, CHOICE_OR_FUNCTION, Setting, groups_of, settings_of
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig
 
 _INTRODUCTION = """\
@@ -95,6 +95,7 @@ def _row(setting: Setting) -> str:
 def _type(setting: Setting) -> str:
     if setting.choices:
         text = ", ".join(f"`{choice}`" for choice in setting.choices)
+        text += f", {A_FUNCTION}" if setting.type == CHOICE_OR_FUNCTION else ""
     else:
         text = " ".join(part for part in (setting.type, setting.limits) if part)
     return f"{text} or null" if setting.can_be_null else text

@@ -5,16 +5,24 @@ The loop reads only the parts and is blind to the names. Adding an algorithm is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from ventaja.errors import ConfigError
+from ventaja.training.parts import CLIPS, KINDS, Own, Part, chosen, part_of
 
-Baseline = Literal["none", "constant", "running_mean", "batch_mean", "leave_one_out", "group_mean"]
-GROUP_BASELINES = {"leave_one_out", "group_mean"}
+Function = Callable[..., Any]
+"""A part of one's own (training/parts.py says what it is called with). It is kept with the name that files show."""
+Baseline = Literal["none", "constant", "running_mean", "batch_mean", "leave_one_out", "group_mean"] | Function
+Scale = Literal["none", "group_std", "batch_std"] | Function
+Ratio = Literal["none", "token", "sequence", "trajectory"] | Function
+Surrogate = Literal["policy_gradient", "clipped", "detached_clamp"] | Function
+TokenWeight = Literal["sequence_sum", "sequence_mean", "token_mean", "fixed_length"] | Function
+KlEstimator = Literal["k1", "k2", "k3", "k3+", "k3_weighted"] | Function
 
 
 @dataclass(
@@ -23,7 +31,8 @@ GROUP_BASELINES = {"leave_one_out", "group_mean"}
     config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False),
 )
 class Algorithm:
-    """One choice for every part. `dataclasses.replace(GRPO, clip_high=0.28)` makes another algorithm."""
+    """One choice for every part. `dataclasses.replace(GRPO, clip_high=0.28)` makes another algorithm, and so does a
+    function of one's own in a part's place: `replace(GRPO, surrogate=my_loss)`."""
 
     name: str
     """What the run calls it."""
@@ -36,13 +45,13 @@ class Algorithm:
     """What is subtracted from the reward: how good an answer was expected to be."""
     baseline_value: float = 0.0
     """The constant of baseline `constant`."""
-    scale: Literal["none", "group_std", "batch_std"] = "none"
+    scale: Scale = "none"
     """What advantages are divided by. `batch_std` centres them over the batch's tokens too (whitening), after the
     baseline if there is one."""
 
-    ratio: Literal["none", "token", "sequence", "trajectory"] = "token"
+    ratio: Ratio = "token"
     """Probability ratio to the sampling policy: per token, the sequence's geometric mean, or its product."""
-    surrogate: Literal["policy_gradient", "clipped", "detached_clamp"] = "clipped"
+    surrogate: Surrogate = "clipped"
     """The loss of a token: −log π·Â (times the ratio, if any), PPO's clipped surrogate, or CISPO's."""
     clip_low: float = 0.2
     """ε_low: the ratio is clipped below at 1 − ε_low."""
@@ -51,12 +60,12 @@ class Algorithm:
     epsilon_high 5.0 is clip_high 4.0 here."""
     dual_clip: float | None = None
     """c of dual-clip PPO (arXiv:1912.09729): the loss of a token with Â < 0 is at most −c·Â. Usual is 3."""
-    token_weight: Literal["sequence_sum", "sequence_mean", "token_mean", "fixed_length"] = "sequence_mean"
+    token_weight: TokenWeight = "sequence_mean"
     """How tokens count. `fixed_length` divides each answer's sum by the longest allowed answer."""
 
     kl: Literal["none", "reward", "loss"] = "none"
     """Where the KL to the reference model enters."""
-    kl_estimator: Literal["k1", "k2", "k3", "k3+", "k3_weighted"] = "k3"
+    kl_estimator: KlEstimator = "k3"
     """Estimator of that KL at the sampled tokens. In the loss: k3+ is k3 with k2's gradient (straight-through), and
     k3_weighted is k3 times the ratio to the sampling policy (DeepSeek-V3.2)."""
     kl_coef: float = 0.0
@@ -96,50 +105,81 @@ class Algorithm:
 
     @property
     def uses_clip(self) -> bool:
-        return self.surrogate != "policy_gradient"
+        """True if the surrogate asks for one of the clip's settings."""
+        return bool(self.part("surrogate").settings)
+
+    @property
+    def reports_clip(self) -> bool:
+        """True if it is known which tokens the clip holds."""
+        return self.part("surrogate").clip is not None
+
+    @property
+    def compares_groups(self) -> bool:
+        """True if advantages are made group by group, out of a table of each prompt's returns."""
+        return self.part("baseline").within_groups or any(
+            isinstance(part, Own) for part in (self.baseline, self.scale)
+        )
 
     @property
     def trains_every_token(self) -> bool:
         """True if the loss acts on tokens whose advantage is 0 too."""
-        return self.kl == "loss" or self.entropy_coef != 0
+        return self.kl == "loss" or self.entropy_coef != 0 or self.part("surrogate").acts_at_zero
 
     @property
     def first_loss_is_zero(self) -> bool:
         """True if the loss is 0 where the ratio is 1: each answer counts alike, and a group's advantages add up to
         0. (A KL in the loss is 0 there as well, where the policy still is the reference.)"""
-        is_ratio = self.ratio != "none" and self.surrogate != "detached_clamp"
-        is_centred = self.baseline in GROUP_BASELINES and self.scale != "batch_std"
-        return is_ratio and is_centred and self.token_weight == "sequence_mean" and not self.entropy_coef
+        is_ratio = self.ratio != "none" and self.surrogate in ("clipped", "policy_gradient")
+        is_centred = self.part("baseline").within_groups and self.scale in ("none", "group_std")
+        are_known = not isinstance(self.ratio, Own) and not isinstance(self.kl_estimator, Own)
+        counts_alike = self.token_weight == "sequence_mean" and not self.entropy_coef
+        return is_ratio and is_centred and are_known and counts_alike
+
+    def part(self, kind: str) -> Part:
+        """What is known of the choice for a part that is a function."""
+        return part_of(kind, getattr(self, kind))
+
+    @field_validator(*KINDS, mode="plain")
+    @classmethod
+    def _chosen(cls, value: Any, info: Any) -> Any:
+        return chosen(info.field_name, value)
 
     @model_validator(mode="after")
     def _check(self) -> Algorithm:
         for name in ("group_size", "epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if self.group_size < 2 and (self.baseline in GROUP_BASELINES or self.scale == "group_std"):
-            part = f"baseline {self.baseline}" if self.baseline in GROUP_BASELINES else "scale group_std"
+        surrogate, baseline = self.part("surrogate"), self.part("baseline")
+        if self.group_size < 2 and (baseline.within_groups or self.scale == "group_std"):
+            part = f"baseline {self.baseline}" if baseline.within_groups else "scale group_std"
             raise ValueError(
                 f"{part} compares the answers of one prompt, so group_size must be at least 2, not "
                 f"{self.group_size}. Raise group_size, or use baseline running_mean or batch_mean"
             )
         if self.scale == "group_std" and self.baseline != "group_mean":
             raise ValueError("scale group_std needs baseline group_mean")
-        if self.credit == "to_go" and self.baseline in GROUP_BASELINES:
+        if self.credit == "to_go" and baseline.within_groups:
             raise ValueError(f"credit to_go needs a baseline per token; {self.baseline} is one per answer")
+        for part in ("baseline", "scale"):
+            if self.credit == "to_go" and isinstance(getattr(self, part), Own):
+                raise ValueError(
+                    f"a {part} of one's own looks at one return per answer, and credit to_go has one per token: set "
+                    "credit to sequence"
+                )
         if self.dynamic_sampling and self.group_size < 2:
             raise ValueError(
                 "dynamic_sampling drops groups whose rewards are all equal: group_size must be ≥ 2"
             )
-        if self.scale == "batch_std" and self.baseline in {"constant", "running_mean", "batch_mean"}:
+        if self.scale == "batch_std" and baseline.uniform:
             raise ValueError(
                 f"scale batch_std centres the advantages itself, so baseline {self.baseline} would have no effect: "
                 "set baseline to none, or scale to none"
             )
-        if self.uses_clip and self.ratio == "none":
+        if surrogate.clip and self.ratio == "none":
             raise ValueError(f"surrogate {self.surrogate} clips a ratio: set ratio to token or sequence")
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ValueError("clip_low must be from 0 to 1, and clip_high must not be negative")
-        if self.dual_clip is not None and self.surrogate != "clipped":
+        if self.dual_clip is not None and "dual_clip" not in surrogate.settings:
             raise ValueError(f"dual_clip bounds the clipped surrogate, but surrogate is {self.surrogate}")
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError("dual_clip must be above 1, where the ratio starts; usual is 3")
@@ -158,9 +198,9 @@ class Algorithm:
             raise ValueError("kl_target adapts kl_coef, but kl is none")
         if self.kl_target is not None and self.kl_target <= 0:
             raise ValueError("kl_target must be above 0")
-        if self.kl == "reward" and self.kl_estimator not in {"k1", "k3"}:
+        if self.kl == "reward" and "reward" not in self.part("kl_estimator").kl_in:
             raise ValueError("kl in the reward is the estimate's value: use k1 (unbiased) or k3")
-        if self.kl == "loss" and self.kl_estimator == "k1":
+        if self.kl == "loss" and "loss" not in self.part("kl_estimator").kl_in:
             raise ValueError(
                 "kl in the loss acts by its gradient, and k1's is 0 on average: use k2, k3, k3+ or k3_weighted"
             )
@@ -249,10 +289,11 @@ def customised(base: Algorithm, **parts: object) -> Algorithm:
 
 def without_effect(algorithm: Algorithm, part: str) -> str | None:
     """Why setting `part` would change nothing in this algorithm, or None."""
-    if part in {"clip_low", "clip_high", "dual_clip"}:
-        if not algorithm.uses_clip:
-            return f"surrogate {algorithm.surrogate} does not clip"
-        if algorithm.is_on_policy:
+    if part in CLIPS:
+        surrogate = algorithm.part("surrogate")
+        if part not in surrogate.settings:
+            return f"surrogate {algorithm.surrogate} does not {f'ask for {part}' if surrogate.settings else 'clip'}"
+        if algorithm.is_on_policy and surrogate.clip:
             return "with one update per round the ratio is 1. Raise epochs or minibatches, or leave it out"
     if part == "max_approx_kl" and algorithm.is_on_policy:
         return "with one update per round there is none to leave out. Raise epochs or minibatches"

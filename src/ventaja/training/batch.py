@@ -79,7 +79,7 @@ class Batch:
             for k, (trajectory, judgement) in enumerate(group.judged())
             if judgement.is_valid
         ]
-        batch = cls._of(
+        batch = cls.of_samples(
             [
                 Sample(
                     group=g,
@@ -106,7 +106,7 @@ class Batch:
     def of_examples(cls, examples: Sequence[TokenizedExample]) -> Batch:
         """Supervised examples: what stands before the first answer token is the prompt."""
         starts = [example.is_action.index(True) for example in examples]
-        return cls._of(
+        return cls.of_samples(
             [
                 Sample(
                     group=e,
@@ -120,7 +120,8 @@ class Batch:
         )
 
     @classmethod
-    def _of(cls, samples: Sequence[Sample]) -> Batch:
+    def of_samples(cls, samples: Sequence[Sample]) -> Batch:
+        """These samples, without any column yet."""
         longest = max(map(len, samples), default=0)
         table = torch.zeros(len(samples), longest, dtype=torch.bool)
         for s, sample in enumerate(samples):

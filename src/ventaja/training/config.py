@@ -15,6 +15,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     create_model,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -23,6 +24,7 @@ from ventaja.errors import ConfigError
 from ventaja.named import GIVEN_IN_PYTHON
 from ventaja.settings import GENERATED, CpuWay, LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
+from ventaja.training.parts import KINDS, check_parts, chosen
 from ventaja.training.validation import explain, setting_hint
 
 SHORT_FORMS = {
@@ -225,13 +227,25 @@ class _AlgorithmChoice(Settings):
     """A row of `ventaja algorithms`."""
 
     def resolve(self) -> Algorithm:
-        """The algorithm with its changed parts."""
+        """The algorithm with its changed parts; functions of one's own have been tried on a few tiny tensors."""
         if self.name not in ALGORITHMS:
             raise ConfigError(
                 f"algorithm.name: no algorithm {self.name!r}.{setting_hint(self.name, ALGORITHMS)} "
                 f"There are: {', '.join(ALGORITHMS)}."
             )
-        return customised(ALGORITHMS[self.name], **self.model_dump(exclude={"name"}, exclude_none=True))
+        given = {part: value for part in PARTS if (value := getattr(self, part)) is not None}
+        algorithm = customised(ALGORITHMS[self.name], **given)
+        check_parts(algorithm)
+        return algorithm
+
+    @field_validator(*KINDS, mode="plain", check_fields=False)
+    @classmethod
+    def _chosen(cls, value: Any, info: Any) -> Any:
+        return None if value is None else chosen(info.field_name, value)
+
+    @field_serializer(*KINDS, check_fields=False)
+    def _as_text(self, value: Any) -> str | None:
+        return None if value is None else str(value)
 
 
 AlgorithmConfig = create_model(

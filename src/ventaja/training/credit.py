@@ -10,6 +10,8 @@ from torch import Tensor
 from ventaja import functional as F
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
+from ventaja.training.objective import kl_in_reward
+from ventaja.training.parts import group_advantage
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,7 @@ def credit(
     """
     reward_ST = batch.columns["token_reward"]
     if algorithm.kl == "reward":
-        estimate = F.kl_k1 if algorithm.kl_estimator == "k1" else F.kl_k3
-        kl_ST = estimate(batch.columns["old_logprob"] - batch.columns["ref_logprob"])
+        kl_ST = kl_in_reward(algorithm, batch.columns["old_logprob"] - batch.columns["ref_logprob"])
         reward_ST = reward_ST - kl_coef * kl_ST.where(batch.is_action_ST, 0.0)
     advantage_ST = _advantages(batch, reward_ST, algorithm, running).where(batch.is_action_ST, 0.0)
     return batch.with_columns(token_reward=reward_ST, advantage=advantage_ST)
@@ -68,22 +69,17 @@ def _advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, running: 
 
 
 def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
-    if algorithm.baseline not in {"leave_one_out", "group_mean"}:
-        return _less_baseline(reward_S, algorithm, running, batch.takes_part_S)
+    reward_S = _less_baseline(reward_S, algorithm, running, batch.takes_part_S)
+    if not algorithm.compares_groups:
+        return reward_S
     groups, group_S = batch.group_S.unique(return_inverse=True)
     index_S = torch.tensor([sample.index for sample in batch.samples], dtype=torch.long)
-    size = max(2, 1 + max((sample.index for sample in batch.samples), default=0))
-    reward_PG = reward_S.new_zeros(len(groups), size)
+    size = max((1 + sample.index for sample in batch.samples), default=0)
+    reward_PG = reward_S.new_zeros(len(groups), max(algorithm.group_size, size))
     is_valid = torch.zeros(reward_PG.shape, dtype=torch.bool)
     reward_PG[group_S, index_S] = reward_S
     is_valid[group_S, index_S] = batch.takes_part_S
-    if algorithm.scale == "group_std":
-        advantage_PG = F.group_standardised(reward_PG, is_valid=is_valid)
-    elif algorithm.baseline == "leave_one_out":
-        advantage_PG = F.leave_one_out(reward_PG, is_valid=is_valid)
-    else:
-        advantage_PG = F.group_centred(reward_PG, is_valid=is_valid)
-    return advantage_PG[group_S, index_S]
+    return group_advantage(algorithm, reward_PG, is_valid)[group_S, index_S]
 
 
 def _less_baseline(reward: Tensor, algorithm: Algorithm, running: RunningMean, is_valid: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def left_out_sums(
         "sampling/logprob_gap": stands_for * float(gap[is_action].sum()),
         "approx_kl": 0.0,
     }
-    if algorithm.uses_clip and not algorithm.is_on_policy:  # it holds none of them
+    if algorithm.reports_clip and not algorithm.is_on_policy:  # it holds none of them
         sums |= {f"clip_ratio/{side}": 0.0 for side in ("low", "high")}
         if algorithm.dual_clip is not None:
             sums["clip_ratio/dual"] = 0.0

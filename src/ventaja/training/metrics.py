@@ -109,9 +109,9 @@ def ratio_metrics(
     counts_ST = batch.is_action_ST & (advantage_ST != 0) & ~log_ratio_ST.isnan()
     if algorithm.is_on_policy:
         return {}
-    per_sequence = algorithm.ratio != "token"
+    per_sequence = algorithm.part("ratio").per_sequence
     if not counts_ST.any():  # no advantage but 0: no ratio multiplies one, and the clip holds no answer
-        some = per_sequence and algorithm.uses_clip and batch.takes_part_S[list(members)].any()
+        some = per_sequence and algorithm.reports_clip and batch.takes_part_S[list(members)].any()
         return {"clip_ratio/sequences": 0.0} if some else {}
     if per_sequence:  # all tokens of a sequence have the same: take the first that counts
         one_ST = counts_ST & (counts_ST.cumsum(dim=1) == 1)
@@ -127,10 +127,10 @@ def ratio_metrics(
         "ratio/max": float(ratio.max()),
         "ratio/effective_sample_size": float(F.effective_sample_size(log_ratio)) / len(log_ratio),
     }
-    if per_sequence and algorithm.uses_clip:
+    if per_sequence and algorithm.reports_clip:
         ratio_ST = F.importance_ratio(log_ratio_ST)
         below, above = (ratio_ST < 1 - algorithm.clip_low, ratio_ST > 1 + algorithm.clip_high)
-        if algorithm.surrogate == "clipped":
+        if algorithm.part("surrogate").clip == "one side":
             below, above = (below & (advantage_ST < 0), above & (advantage_ST > 0))
         held_S = (counts_ST & (below | above)).any(dim=1)
         metrics["clip_ratio/sequences"] = float(held_S.sum() / batch.takes_part_S[list(members)].sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ventaja.tracking import Progress
-from ventaja.training.algorithms import GROUP_BASELINES, Algorithm
+from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RlConfig
 from ventaja.training.learner import Learner, UpdateReport
@@ -40,7 +40,7 @@ class Notes:
         return_S = batch.columns["token_reward"].sum(dim=1)
         masked = int((~counts).sum())
         aside = f" ({masked} were cut off and are masked: raise sampling.max_tokens)" if masked else ""
-        within_groups = self.algorithm.baseline in GROUP_BASELINES
+        within_groups = self.algorithm.compares_groups
         if "reward" not in sampled:
             why = (
                 "no answer has one, because all were None or broken. Check that the prompts have the columns that the "

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ventaja import functional as F
 from ventaja.models import TokenScores
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch, Row
+from ventaja.training.parts import call
 
 Stats = dict[str, Tensor]
 """Sums over tokens, by metric name; `tokens` counts them."""
-
-KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "k1": F.kl_k1,
-    "k2": F.kl_k2,
-    "k3": F.kl_k3,
-    "k3+": F.kl_k3_plus,
-}
-"""Those that look at the reference alone; `k3_weighted` needs the sampling policy too."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,10 @@ class PolicyObjective:
         log_ratio = self._log_ratio(row, logprob - old)
         if self.log_ratio_ST is not None:
             self.log_ratio_ST[row.sequence_M, row.time_M] = log_ratio.detach().float().cpu()
-        loss = self._surrogate(logprob, log_ratio, advantage)
+        loss = call(
+            a, "surrogate", logprob=logprob, old_logprob=old, log_ratio=log_ratio, advantage=advantage, is_action=is_action,
+            clip_low=a.clip_low, clip_high=a.clip_high, dual_clip=a.dual_clip,
+        )  # fmt: skip
         count = is_action.sum()
         gap = (old - row.pick(columns["sampler_logprob"]).to(device)).detach().abs()
         stats = {
@@ -61,10 +58,10 @@ class PolicyObjective:
             "sampling/logprob_gap": (gap * is_action).sum(),
             "approx_kl": F.approx_kl((logprob - old).detach(), is_action) * count,
         }
-        if a.uses_clip and not a.is_on_policy:
+        if a.reports_clip and not a.is_on_policy:
             # A detached clamp holds a ratio whatever its advantage's sign, but 0; PPO's only on one side.
             below, above = (advantage, advantage)
-            if a.surrogate == "detached_clamp":
+            if a.part("surrogate").clip == "both sides":
                 below, above = (-advantage.abs(), advantage.abs())
             held = log_ratio.detach()
             stats["clip_ratio/low"] = count * F.clip_fraction_low(held, below, is_action, clip_low=a.clip_low)
@@ -78,10 +75,8 @@ class PolicyObjective:
         if a.kl == "loss":
             ref_log_ratio = logprob - row.pick(columns["ref_logprob"]).to(device)
             stats["kl"] = (F.kl_k3(ref_log_ratio.detach()) * is_action).sum()
-            if a.kl_estimator == "k3_weighted":
-                loss = loss + self.kl_coef * F.kl_k3_weighted(ref_log_ratio, logprob - old)
-            else:
-                loss = loss + self.kl_coef * KL_ESTIMATORS[a.kl_estimator](ref_log_ratio)
+            kl = call(a, "kl_estimator", log_ratio=ref_log_ratio, old_log_ratio=logprob - old)
+            loss = loss + self.kl_coef * kl
         if scores.entropy_M is not None:
             stats["entropy"] = (scores.entropy_M.detach() * is_action).sum()
             loss = loss - a.entropy_coef * scores.entropy_M
@@ -91,31 +86,18 @@ class PolicyObjective:
         """The log-ratio that multiplies each token's advantage: its own, or its sequence's value.
 
         A sequence's ratio keeps only each token's own gradient (GSPO-token, arXiv:2507.18071): summed over the
-        tokens with equal advantages that is the gradient of the sequence's ratio, counted once.
+        tokens with equal advantages that is the gradient of the sequence's ratio, counted once. So does a user's ratio.
         """
-        if self.algorithm.ratio in {"token", "none"}:
+        if self.algorithm.ratio in ("token", "none"):
             return log_ratio_M
         value_M = log_ratio_M.detach()
         sequences, local_M = row.sequence_M.to(value_M.device).unique(return_inverse=True)
         table = value_M.new_zeros(len(sequences), self.batch.longest)
         table[local_M, row.time_M.to(value_M.device)] = value_M
         is_action = self.batch.is_action_ST.to(value_M.device)[sequences]
-        joint = F.sequence_log_ratio if self.algorithm.ratio == "sequence" else F.trajectory_log_ratio
-        return joint(table, is_action)[local_M] + log_ratio_M - value_M
-
-    def _surrogate(self, logprob: Tensor, log_ratio: Tensor, advantage: Tensor) -> Tensor:
-        a = self.algorithm
-        if a.surrogate == "clipped":
-            return F.clipped_surrogate_loss(
-                log_ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high, dual_clip=a.dual_clip
-            )
-        if a.surrogate == "detached_clamp":
-            return F.detached_clamp_loss(
-                logprob, log_ratio, advantage, clip_low=a.clip_low, clip_high=a.clip_high
-            )
-        if a.ratio == "none":
-            return F.policy_gradient_loss(logprob, advantage)
-        return F.surrogate_loss(log_ratio, advantage)
+        joint = call(self.algorithm, "ratio", log_ratio=table, is_action=is_action)
+        joint_M = joint[local_M] if joint.dim() == 1 else joint[local_M, row.time_M.to(value_M.device)]
+        return joint_M.detach() + log_ratio_M - value_M
 
 
 def supervised_objective(batch: Batch) -> Callable[[Row, TokenScores], tuple[Tensor, Stats]]:
@@ -129,10 +111,14 @@ def supervised_objective(batch: Batch) -> Callable[[Row, TokenScores], tuple[Ten
 
 def token_weights(algorithm: Algorithm, is_action_ST: Tensor, *, max_tokens: int) -> Tensor:
     """How each token counts [S, T] in one update; `max_tokens` is the longest allowed answer."""
-    if algorithm.token_weight == "fixed_length":
-        return F.fixed_length(is_action_ST, length=max_tokens)
-    return {
-        "sequence_sum": F.sequence_sum,
-        "sequence_mean": F.sequence_mean,
-        "token_mean": F.token_mean,
-    }[algorithm.token_weight](is_action_ST)
+    weight = call(algorithm, "token_weight", is_action=is_action_ST, length=max_tokens)
+    return weight.detach()
+
+
+def kl_in_reward(algorithm: Algorithm, log_ratio_ST: Tensor) -> Tensor:
+    """The KL at each token [S, T] that the reward pays for, on samples of the policy itself; of tokens that were not
+    scored, NaN, that of two equal policies."""
+    log_ratio_ST = log_ratio_ST.nan_to_num()
+    return call(
+        algorithm, "kl_estimator", log_ratio=log_ratio_ST, old_log_ratio=torch.zeros_like(log_ratio_ST)
+    )

@@ -21,6 +21,7 @@ from ventaja.training.evaluation import full_marks, measure
 from ventaja.training.joints import check_engine, check_environment, make_engine, make_environment
 from ventaja.training.learner import Learner
 from ventaja.training.notes import CUT_SAMPLING, Notes
+from ventaja.training.parts import all_found
 from ventaja.training.prompts import PromptStream, Rendered, left_out_note, render_all, room_note
 from ventaja.training.round import State
 from ventaja.training.scoring import Scorer
@@ -62,7 +63,7 @@ class RlRun:
 
         Raises VentajaError with what to do next; a new folder is then as it was.
         """
-        algorithm, truncation = config.algorithm.resolve(), Truncation.of(config)
+        algorithm, truncation = all_found(config.algorithm.resolve()), Truncation.of(config)
         if engine is not None:
             check_engine(engine)
         if environment is None:

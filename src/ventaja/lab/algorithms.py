@@ -1,0 +1,71 @@
+"""The bias of an algorithm as it trains: its own advantages, loss and weights, over every group that can be sampled."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ventaja.errors import ConfigError
+from ventaja.lab.oracle import TabularPolicy, expected_gradient
+from ventaja.lab.studies import Bias
+from ventaja.training.algorithms import Algorithm
+
+__all__ = ["algorithm_bias"]
+
+
+def algorithm_bias(
+    algorithm: Algorithm,
+    policy: TabularPolicy,
+    reward_N: Float[Tensor, "N"],
+    *,
+    behaviour: TabularPolicy | None = None,
+) -> Bias:
+    """The exact gradient of the expected reward, and what an update of this algorithm gives on average instead.
+
+    One update sees one group of `algorithm.group_size` trajectories that `behaviour` samples (default: the policy
+    itself, as it is in a round's first update). `reward_N` is the reward of each trajectory of `policy.enumerate()`.
+    The code is that of training, with whatever functions of one's own the algorithm has. There are N^size groups: take
+    a policy with few tokens and steps. Weights are float32, so an unbiased algorithm has a relative bias of about 1e-7.
+
+    The size of the gradient depends on how tokens are weighed; `Bias.direction` does not look at it. Raises ConfigError
+    if the algorithm aims at something else too: a KL or an entropy bonus.
+    """
+    # Loaded when used: with the models' code, which a study of the equations alone has no use for.
+    from ventaja.models import TokenScores
+    from ventaja.training.batch import Batch, Sample
+    from ventaja.training.credit import credit
+    from ventaja.training.objective import PolicyObjective, token_weights
+
+    if algorithm.kl != "none" or algorithm.entropy_coef:
+        raise ConfigError(
+            f"{algorithm.name} does not follow the reward alone. Compare it without the rest: "
+            "dataclasses.replace(algorithm, kl='none', kl_coef=0.0, entropy_coef=0.0)."
+        )
+    trajectory_NT = policy.enumerate()
+    logprob_NT = policy.logprobs(trajectory_NT)
+    old_NT = (behaviour or policy).logprobs(trajectory_NT).detach()
+
+    def loss(index_G: Int[Tensor, "G"]) -> Tensor:
+        old_GT, size, length = old_NT[index_G], len(index_G), policy.length
+        reward_GT = torch.zeros(size, length, dtype=torch.float64)
+        reward_GT[:, -1] = reward_N[index_G]
+        samples = [
+            Sample(group=0, index=k, prompt_ids=(0,), token_ids=tuple(tokens), is_action=(True,) * length)
+            for k, tokens in enumerate(trajectory_NT[index_G].tolist())
+        ]
+        batch = Batch.of_samples(samples).with_columns(
+            token_reward=reward_GT, old_logprob=old_GT, sampler_logprob=old_GT
+        )
+        batch = credit(batch, algorithm)
+        (row,) = batch.rows(range(size), max_tokens=size * length + 1)
+        scores = TokenScores(logprob_NT[index_G][row.sequence_M, row.time_M], None)
+        loss_M, _ = PolicyObjective(algorithm, batch, kl_coef=0.0)(row, scores)
+        weight_GT = token_weights(algorithm, batch.is_action_ST, max_tokens=length)
+        return (loss_M * row.pick(weight_GT)).sum()
+
+    gradient = expected_gradient(
+        policy,
+        lambda index_MG: torch.stack([loss(index_G) for index_G in index_MG]),
+        behaviour=behaviour,
+        size=algorithm.group_size,
+    )
+    return Bias(exact=policy.exact_gradient(reward_N), expected=-gradient)
