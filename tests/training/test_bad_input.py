@@ -162,6 +162,31 @@ def test_a_folder_whose_config_is_broken(model, tmp_path):
         run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "resume": True})
 
 
+def test_a_run_of_another_command(model, tmp_path):
+    rl, sft = tmp_path / "rl", tmp_path / "sft run"
+    run_rl(rl, model, run={"folder": str(rl), "rounds": 1})
+    run_sft(sft, model, run={"folder": str(sft), "updates": 1})
+    before = contents(tmp_path)
+    with pytest.raises(
+        RunError, match=r"this is a run of `ventaja rl`, and `ventaja sft` cannot go on"
+    ) as error:
+        run_sft(rl, model, run={"folder": str(rl), "resume": True})
+    assert f"Go on with ventaja rl {rl}/config.yaml --run.resume true or begin" in str(error.value)
+    assert f"--model {rl} and another --run.folder" in str(error.value)
+    with pytest.raises(
+        RunError, match=r"this is a run of `ventaja sft`, and `ventaja rl` cannot go on"
+    ) as error:
+        run_rl(sft, model, run={"folder": str(sft), "resume": True})
+    assert f"ventaja sft '{sft}/config.yaml' --run.resume true" in str(error.value)
+    assert contents(tmp_path) == before
+    config = (rl / "config.yaml").read_text()
+    (rl / "config.yaml").write_text(config.replace("# command: ", "# command: ventaja.rl"))
+    with pytest.raises(
+        RunError, match=r"Go on with ventaja\.rl\(…, folder='.*', run=\{'resume': True\}\) or"
+    ):
+        run_sft(rl, model, run={"folder": str(rl), "resume": True})
+
+
 # ---------------------------------------------------------------------- prompts
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,15 @@ from ventaja.training.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from ventaja.training.config import ModelConfig, OptimiserConfig, RlConfig, SftConfig, parse, resolved
+from ventaja.training.config import (
+    Config,
+    ModelConfig,
+    OptimiserConfig,
+    RlConfig,
+    SftConfig,
+    parse,
+    resolved,
+)
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.learner import Learner
 
@@ -289,6 +298,10 @@ MAY_CHANGE = (
 """Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""
 
 
+COMMANDS: Mapping[type[Config], str] = {RlConfig: "rl", SftConfig: "sft"}
+"""The commands that begin runs, by the settings that each of them takes."""
+
+
 def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | None]:
     """The run's folder, and with `resume` its last checkpoint if it has any.
 
@@ -306,9 +319,12 @@ def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | 
 
 
 def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
+    values = folder.config()
     try:
-        begun = _flat(parse(type(config), folder.config()))
+        begun = _flat(parse(type(config), values))
     except ConfigError as error:
+        if command := _other_command(values):
+            raise RunError(_of_another_command(folder, command, own=COMMANDS[type(config)])) from error
         raise RunError(f"{folder.config_path}: cannot be resumed by this version: {error}") from error
     now = _flat(config)
     differing = [
@@ -321,6 +337,25 @@ def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
             f"{folder.path}: this run was begun with other settings: {'; '.join(differing)}. Resume it with its "
             "own, or begin a new one with --run.folder other."
         )
+
+
+def _other_command(values: Mapping[str, Any]) -> str | None:
+    """The command whose settings these are; None if they are no command's."""
+    for kind, command in COMMANDS.items():
+        with suppress(ConfigError):
+            parse(kind, values)
+            return command
+    return None
+
+
+def _of_another_command(folder: RunFolder, command: str, *, own: str) -> str:
+    in_python = f"ventaja.{command}(…, folder={str(folder.path)!r}, run={{'resume': True}})"
+    in_a_shell = f"ventaja {command} {shlex.quote(str(folder.config_path))} --run.resume true"
+    return (
+        f"{folder.path}: this is a run of `ventaja {command}`, and `ventaja {own}` cannot go on with it. Go on with "
+        f"{in_python if folder.command().startswith('ventaja.') else in_a_shell} or begin a new run from its weights "
+        f"with --model {folder.path} and another --run.folder."
+    )
 
 
 def _flat(config: RlConfig | SftConfig) -> dict[str, Any]:
