@@ -34,15 +34,17 @@ def explain(error: ValueError, *, prefix: str = "", known: Iterable[str] = ()) -
 def setting_hint(name: str, names: Iterable[str], value: Any = None) -> str:
     """` Did you mean 'x'?` for the dotted name that is meant, from what is written and what it was set to.
 
-    That is one with the same last part; else what another library's name means here; else the most similar name,
-    or one whose last part is similar.
+    That is what another library's name means here; else a setting with the same last part, or the most similar one,
+    or one whose last part is similar. Part of another library's name is known too, if no setting ends as it does.
     """
     names = list(names)
+    if hint := peer_hint(name, names, whole=True):
+        return hint
     last = name.removeprefix("--").rpartition(".")[2].replace("-", "_")
     same = [known for known in names if known.rpartition(".")[2].removeprefix("--") == last]
-    if not same and (hint := peer_hint(name, names, value)):
-        return hint
-    if hint := did_you_mean(name, names):
+    if same:
+        return did_you_mean(name, same) or f" Did you mean {same[0]!r}?"
+    if hint := peer_hint(name, names, value) or did_you_mean(name, names):
         return hint
     by_last = {n.rsplit(".", 1)[-1]: n for n in names}
     found = nearest(name.rsplit(".", 1)[-1], by_last)
