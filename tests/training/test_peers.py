@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
-from ventaja import api
+import ventaja
 from ventaja.cli import main
 from ventaja.errors import ConfigError
 from ventaja.training import EvaluationConfig, RlConfig, SftConfig, parse
@@ -173,8 +174,12 @@ def test_in_a_run_file_in_a_flag_and_in_python(tmp_path, capsys):
         assert repr(setting) in second
     assert main(["rl", "--num_generations", "4"]) == 2
     assert "TRL's 'num_generations' is '--algorithm.group_size' here." in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="beta: must be a mapping of settings, not float. TRL's 'beta' is"):
-        api._values(RlConfig, "m", tmp_path, 0, {"beta": 0.1})
+    with pytest.raises(ConfigError) as error:
+        inspect.unwrap(ventaja.rl)(model="m", prompts=["a"], folder=tmp_path, beta=0.1)
+    assert str(error.value) == (
+        "beta: there is no such argument. TRL's 'beta' is 'algorithm.kl_coef' here: it goes with algorithm.kl. It is set "
+        "as algorithm={'kl_coef': …}."
+    )
 
 
 def test_the_pages_example_is_a_run():
