@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -205,7 +206,7 @@ def test_prompts_that_cannot_be_asked(model, tmp_path):
         train_on([Prompt(id="train.jsonl:4", content="")], tmp_path / "run", model)
     with pytest.raises(DataError, match="no prompts"):
         train_on([], tmp_path / "run", model)
-    with pytest.raises(DataError, match="no prompt is left: all 1 are longer"):
+    with pytest.raises(DataError, match=r"no prompt is left: each of them \(1\) is longer"):
         train_on([long], tmp_path / "run", model, data={"max_prompt_tokens": 4})
     fits = Prompt(id="train.jsonl:5", content="seven a")
     train_on([fits], tmp_path / "run", small, run={"folder": str(tmp_path / "run"), "rounds": 1})
@@ -353,7 +354,7 @@ def refused(kind=RlConfig, **groups):
     ("groups", "message"),
     [
         ({"run": {"completions_per_round": 12}}, "must be a multiple of algorithm.group_size (8)"),
-        ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "more than the 2 prompts of a round"),
+        ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "is more than a round has prompts (2): raise"),
         ({"algorithm": "drgrpo"}, "algorithm.name: no algorithm 'drgrpo'. Did you mean 'dr_grpo'?"),
         ({"algorithm": {"name": "grpo", "clip_hihg": 0.3}}, "Did you mean 'algorithm.clip_high'?"),
         ({"algorithm": {"name": "grpo", "group_size": 1}}, "algorithm"),
@@ -531,3 +532,24 @@ def test_every_problem_has_a_sentence_of_ours(kind):
                 assert not re.search(r"Input|valid |, got |Tuple|String |Keys|\[key\]|tuple\[|Field", text), (
                     text
                 )
+
+
+@pytest.mark.parametrize("name", ["model.name", "data.source", "run.folder"])
+def test_nothing_is_named_by_an_empty_text(name):
+    """It would mean the current folder."""
+    group, setting = name.split(".")
+    assert refused(**{group: {setting: ""}}) == f"{name}: must not be empty."
+
+
+def test_measured_answers_go_into_a_file_that_is_called_parquet():
+    def written_to(output):
+        return parse(EvaluationConfig, {"model": "m", "data": "d.jsonl", "output": output}).output
+
+    assert [written_to(name) for name in ("a/b.parquet", "a.b/c")] == [Path("a/b.parquet"), Path("a.b/c")]
+    for name in ("a/b.jsonl", "a/b.parquet.gz"):
+        with pytest.raises(
+            ConfigError, match=r"^output: answers are written as Parquet, .* Call it a/b\.parquet"
+        ):
+            written_to(name)
+    with pytest.raises(ConfigError, match=r"^output: must not be empty\.$"):
+        written_to("")

@@ -13,6 +13,7 @@ from ventaja.errors import ModelError
 from ventaja.models import Policy, load_policy, render_prompt
 from ventaja.records import Completion, Message, Prompt, StopReason
 from ventaja.rollouts import Engine, LocalEngine, Request
+from ventaja.tracking.words import counted
 
 
 class TooLong(Exception):
@@ -66,7 +67,7 @@ class Conversation:
             forgotten += 2  # a question and its answer
             if forgotten >= len(asked):
                 raise TooLong(
-                    f"That is too long: {len(ids)} tokens, but besides an answer this model has room for "
+                    f"That is too long: {counted(len(ids), 'token')}, but besides an answer this model has room for "
                     f"{context - room}."
                 )
 
@@ -122,7 +123,10 @@ def _answer(conversation: Conversation, text: str, notes: Console, answers: Cons
         )
     answers.print(Text(completion.text, style="cyan"), soft_wrap=not answers.is_terminal)
     if completion.stop is StopReason.LENGTH:
-        _note(notes, f"Cut off after {len(completion)} tokens. For longer answers: --sampling.max_tokens.")
+        _note(
+            notes,
+            f"Cut off after {counted(len(completion), 'token')}. For longer answers: --sampling.max_tokens.",
+        )
 
 
 def _lines(console: Console) -> Iterator[str]:

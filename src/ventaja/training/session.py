@@ -20,6 +20,7 @@ from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
 from ventaja.settings import Precision
 from ventaja.tracking import Progress, RunFolder, check_trackers, make_trackers
+from ventaja.tracking.words import counted
 from ventaja.training.checkpoint import (
     Checkpoint,
     recover_checkpoints,
@@ -163,7 +164,7 @@ class Session:
         if done >= total:
             fewer = "" if done == total else f", and {setting} asks for {total}"
             return (
-                f"{path} has done {done} {unit}s{fewer}: there is nothing left to do, and nothing is changed. To go "
+                f"{path} has done {counted(done, unit)}{fewer}: there is nothing left to do, and nothing is changed. To go "
                 f"on, raise {setting}."
             )
         if checkpoint is None:

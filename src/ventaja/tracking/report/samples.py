@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ventaja.records import Completion, Group, Judgement, Prompt, read_groups
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.markup import as_value, escaped
-from ventaja.tracking.words import shortened
+from ventaja.tracking.words import counted, shortened
 
 _MOST_CHARACTERS = 3000
 
@@ -49,7 +49,7 @@ def _prompt(prompt: Prompt) -> str:
 
 
 def _completion(completion: Completion, judgement: Judgement | None) -> str:
-    facts = [f"{len(completion)} tokens", f"ended by {completion.stop.value}"]
+    facts = [counted(len(completion), "token"), f"ended by {completion.stop.value}"]
     faults = ""
     if judgement is not None:
         facts.insert(0, f"reward {judgement.reward:.4g}" if judgement.is_valid else "not judged validly")
