@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
-from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
+from ventaja.models import Policy, resolve_device, resolve_precision
 from ventaja.models.adapters import keep_base
 from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
-from ventaja.settings import Precision
 from ventaja.tracking import Progress, RunFolder, check_trackers, make_trackers
 from ventaja.tracking.words import counted
 from ventaja.training.checkpoint import (
@@ -29,7 +28,6 @@ from ventaja.training.checkpoint import (
 )
 from ventaja.training.config import (
     Config,
-    ModelConfig,
     OptimiserConfig,
     RlConfig,
     SftConfig,
@@ -38,6 +36,7 @@ from ventaja.training.config import (
 )
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.learner import Learner
+from ventaja.training.model import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class Start:
     def load(self, config: RlConfig | SftConfig) -> Policy:
         """The network as the run has it so far, in float32."""
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
-        return load(
+        return load_model(
             config.model, str(self.checkpoint.path) if self.checkpoint else self.model, precision="float32"
         )
 
@@ -278,18 +277,8 @@ class Session:
         )
 
 
-def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
-    """The policy `name`, dressed up as the config says."""
-    return load_policy(
-        name,
-        device=config.device,
-        precision=precision,
-        lora=config.lora,
-        trust_remote_code=config.trust_remote_code,
-        chat_template=config.chat_template,
-        cpu=config.cpu,
-    )
-
+load = load_model
+"""Its name in `rl`."""
 
 MAY_CHANGE = (
     "eval.", "model.cpu", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
