@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Policy, resolve_device, resolve_precision
 from ventaja.models.adapters import keep_base
+from ventaja.models.kept import KEPT_REFERENCE, keep
 from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
@@ -60,7 +63,7 @@ class Start:
         return cls(
             folder=folder,
             checkpoint=checkpoint,
-            model=checkpoint.state["start_model"] if checkpoint else resolve_model(config.model.name),
+            model=_start_model(config, folder, checkpoint),
             compute=resolve_precision(config.model.precision, resolve_device(config.model.device)),
         )
 
@@ -84,6 +87,20 @@ class Start:
         if self.checkpoint:
             self.checkpoint.restore({"policy": learner})
         return learner
+
+    def keep_models(self, config: RlConfig | SftConfig, policy: Policy) -> None:
+        """Keep in the run's folder what it needs of another run's checkpoints, which that run may remove."""
+        keep_base(policy, self.folder.path)
+        if self.checkpoint is None:  # what an earlier start has kept, which came to no checkpoint
+            shutil.rmtree(self.folder.path / KEPT_REFERENCE, ignore_errors=True)
+        is_its_own_reference = policy.has_adapters and policy.adapters_are_new(self.model)
+        if _needs_reference(config) and not is_its_own_reference:
+            keep(
+                Path(self.model),
+                self.folder.path,
+                KEPT_REFERENCE,
+                what="the model that a KL is measured from,",
+            )
 
     def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> str:
         """A fingerprint of what is trained on; a resumed run must see the same rows in the same order."""
@@ -134,7 +151,7 @@ class Session:
         check_trackers(config.run.trackers)
         if not is_resumed:
             RunFolder.create(self.folder.path, resolved(config), command=command)
-        keep_base(learner.network, self.folder.path)
+        start.keep_models(config, learner.network)
         self.trackers = make_trackers(
             config.run.trackers,
             self.folder.path,
@@ -290,6 +307,28 @@ MAY_CHANGE = (
 
 COMMANDS: Mapping[type[Config], str] = {RlConfig: "rl", SftConfig: "sft"}
 """The commands that begin runs, by the settings that each of them takes."""
+
+
+def _needs_reference(config: RlConfig | SftConfig) -> bool:
+    return isinstance(config, RlConfig) and config.algorithm.resolve().needs_reference
+
+
+def _start_model(config: RlConfig | SftConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> str:
+    """Where the weights are that the run began with. Raises RunError if they are needed still, and gone."""
+    if checkpoint is None:
+        return resolve_model(config.model.name)
+    kept = folder.path.resolve() / KEPT_REFERENCE
+    if kept.is_dir():
+        return str(kept)
+    model = str(checkpoint.state["start_model"])
+    adds_adapters = config.model.lora is not None and (checkpoint.path / "adapter_config.json").exists()
+    is_gone = Path(model).is_absolute() and not Path(model).exists()
+    if is_gone and _needs_reference(config) and not adds_adapters:  # new adapters keep their base
+        raise RunError(
+            f"{folder.path}: the model that the run began with, {model}, is gone, and the run measures a KL from it. Bring "
+            f"it back, or begin a new run from these weights with --model {folder.path} and another --run.folder."
+        )
+    return model
 
 
 def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | None]:
