@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,8 +35,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return seen
 
 
+def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As users have it: without the tests' own checks of types."""
+    return inspect.unwrap(function)
+
+
 def rl(**more: Any) -> None:
-    ventaja.rl(**{"model": "m", "prompts": ["a"], "reward": brief, "folder": "runs/x", **more})
+    unchecked(ventaja.rl)(**{"model": "m", "prompts": ["a"], "reward": brief, "folder": "runs/x", **more})
 
 
 def test_a_reward_may_be_the_whole_group_of_settings(seen: SimpleNamespace) -> None:
@@ -90,6 +96,72 @@ def test_without_functions_the_task_judges(seen: SimpleNamespace) -> None:
 def test_mistakes_in_it_are_named(reward: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         rl(reward=reward)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"promts": ["a"]}, "promts: there is no such argument. Did you mean 'prompts'?"),
+        ({"rewards": brief}, "rewards: there is no such argument. Did you mean 'reward'?"),
+        (
+            {"learning_rate": 1e-5},
+            "learning_rate: there is no such argument. Did you mean 'optimiser.learning_rate'? It is set as "
+            "optimiser={'learning_rate': …}.",
+        ),
+        ({"samplng": {"max_tokens": 4}}, "samplng: there is no such argument. Did you mean 'sampling'?"),
+        ({"zzzz": 1}, "zzzz: there is no such argument."),
+        (
+            {"use_vllm": True},
+            "use_vllm: there is no such argument. TRL's 'use_vllm' has no counterpart here, because",
+        ),
+        (
+            {"sampling": 4},
+            "sampling: must be a mapping of settings, such as sampling={'setting': …}, not 4 (int).",
+        ),
+        ({"data": {"size": 4}}, "data: is given as prompts=, which takes its settings too. Leave it out."),
+    ],
+)
+def test_an_argument_that_does_not_exist(more: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        rl(**more)
+    assert str(error.value).startswith(message)
+
+
+def test_supervised_runs_have_arguments_of_their_own() -> None:
+    with pytest.raises(ConfigError, match="reward: there is no such argument"):
+        unchecked(ventaja.sft)(model="m", examples=[], folder="runs/x", reward=brief)
+    with pytest.raises(ConfigError, match="exmples: there is no such argument. Did you mean 'examples'"):
+        unchecked(ventaja.sft)(model="m", examples=[], folder="runs/x", exmples=[])
+
+
+class Told:
+    def __call__(self, run: object, round: int) -> None: ...
+
+    def only_the_run(self, run: object) -> None: ...
+
+    async def later(self, run: object, round: int) -> None: ...
+
+
+@pytest.mark.parametrize("on_round", [Told(), lambda *all_: None, print, max, lambda a, b, c=1: None])
+def test_what_may_be_told_of_rounds(seen: SimpleNamespace, on_round: object) -> None:
+    rl(on_round=on_round)
+    assert seen.on_round is on_round
+
+
+@pytest.mark.parametrize(
+    ("on_round", "message"),
+    [
+        (3, r"on_round: must be a function of the run and the round's number, not 3\."),
+        (lambda run: None, r"on_round: is called as on_round\(run, round\), but <lambda>\(run\) cannot be"),
+        (lambda a, b, c: None, "missing a required argument: 'c'"),
+        (lambda *, run, round: None, "on_round: is called as"),
+        (Told().only_the_run, r"but only_the_run\(run: .*two arguments, the run and the round's number\."),
+        (Told().later, "on_round: later is async, and nothing would wait for it"),
+    ],
+)
+def test_what_cannot_be_told_of_rounds_is_found_out_first(on_round: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rl(on_round=on_round, prompts="nowhere.jsonl", model="nowhere")
 
 
 def test_rounds_are_said_once(seen: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub import constants, is_offline_mode
 
 from ventaja import hub
 from ventaja.environments import load_prompts
-from ventaja.errors import DataError, ModelError
+from ventaja.errors import ConfigError, DataError, ModelError
 from ventaja.models import load_policy
 from ventaja.models.load import resolve_model
 
@@ -30,16 +31,25 @@ def test_a_model_of_a_hub_that_does_not_answer(no_hub):
         load_policy("nobody/nothing-of-this-name")
     assert time.monotonic() - start < 10  # transformers would try for half a minute and more
     assert f"the hub {NOWHERE} cannot be reached from here (" in str(error.value)
+    assert str(error.value).startswith(
+        "model 'nobody/nothing-of-this-name' could not be loaded: there is no such file or folder here, and the hub"
+    )
     assert "nobody/nothing-of-this-name is not all there in what was downloaded before" in str(error.value)
     assert not is_offline_mode()  # the next one is asked for again
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's
-def test_a_data_set_of_a_hub_that_does_not_answer(no_hub, tmp_path):
+@pytest.mark.parametrize("name", ["nobody/nothing-of-this-name", "empty/data"])
+def test_a_data_set_of_a_hub_that_does_not_answer(name, no_hub, tmp_path, monkeypatch):
     pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     start = time.monotonic()
     with pytest.raises(DataError) as error:
-        load_prompts("nobody/nothing-of-this-name", options={"cache_dir": str(tmp_path)})
+        load_prompts(name, options={"cache_dir": str(tmp_path / "cache")})
+    assert str(error.value).startswith(
+        f"{name}: there is no such file or folder here, and the data set cannot be"
+    )
     assert time.monotonic() - start < 10
     assert f"the hub {NOWHERE} cannot be reached from here (" in str(error.value)
     assert "Without the hub, download it elsewhere and give its files or folder." in str(error.value)
@@ -76,3 +86,26 @@ def test_a_missing_run_is_not_looked_for_on_a_hub(name, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=f"model '{name}' does not exist: it is no local folder"):
         resolve_model(name)
     assert resolve_model("org/name") == "org/name"  # a folder that is only called so hides no organisation
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's
+def test_a_data_set_that_a_hub_does_not_have(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def not_found(*args, **kwargs):
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'nothere/data' doesn't exist on the Hub.")
+
+    monkeypatch.setattr(hub, "_unreachable", lambda: None)
+    monkeypatch.setattr(datasets, "load_dataset", not_found)
+    with pytest.raises(
+        DataError, match="^nothere/data: there is no such file or folder here, and .*on the Hub"
+    ):
+        load_prompts("nothere/data")
+
+
+def test_without_the_package_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        ConfigError, match="^nothere/data: there is no such file or folder here, and for the name"
+    ):
+        load_prompts("nothere/data")

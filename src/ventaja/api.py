@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,7 @@ def rl(
 
     Raises VentajaError with what to do next.
     """
+    _check_on_round(on_round)
     values = _values(RlConfig, model, folder, seed, groups)
     if rounds is not None:
         if "rounds" in values["run"]:
@@ -135,10 +138,19 @@ def _values(
     seed: int,
     groups: Mapping[str, Any],
 ) -> dict[str, Any]:
+    arguments = [name for name in signature(rl if kind is RlConfig else sft).parameters if name != "groups"]
     for name, group in groups.items():
+        if name == "data":
+            given_as = "prompts" if kind is RlConfig else "examples"
+            raise ConfigError(f"data: is given as {given_as}=, which takes its settings too. Leave it out.")
+        if name not in kind.model_fields:
+            hint = setting_hint(name, [*arguments, *setting_names(kind)], group)
+            raise ConfigError(f"{name}: there is no such argument.{hint}{_how_settings_are_given(hint)}")
         if not isinstance(group, Mapping):
-            hint = "" if name in kind.model_fields else setting_hint(name, setting_names(kind))
-            raise ConfigError(f"{name}: must be a mapping of settings, not {type(group).__name__}.{hint}")
+            raise ConfigError(
+                f"{name}: must be a mapping of settings, such as {name}={{'setting': …}}, not {group!r} "
+                f"({type(group).__name__})."
+            )
     values: dict[str, Any] = {name: dict(group) for name, group in groups.items()}
     values["model"] = model
     values["run"] = {"folder": str(folder), "seed": seed, **values.get("run", {})}
@@ -155,6 +167,35 @@ def _joint(values: dict[str, Any], group: str, given: Any, check: Callable[[Any]
     check(given)
     values[group] = {"kind": f"{own_name(given)} {GIVEN_IN_PYTHON}"}
     return given
+
+
+def _how_settings_are_given(hint: str) -> str:
+    named = re.search(r"'(\w+)\.([\w.]+)'(?: here|\?)", hint)
+    return f" It is set as {named[1]}={{'{named[2]}': …}}." if named and "." not in named[2] else ""
+
+
+def _check_on_round(on_round: Any) -> None:
+    """Before the run: else it would be found out after the first round."""
+    if on_round is None:
+        return
+    if not callable(on_round):
+        raise ConfigError(
+            f"on_round: must be a function of the run and the round's number, not {on_round!r}."
+        )
+    name = getattr(on_round, "__name__", type(on_round).__name__)
+    if iscoroutinefunction(on_round):
+        raise ConfigError(f"on_round: {name} is async, and nothing would wait for it. Give a plain function.")
+    try:
+        takes = signature(on_round)
+    except ValueError:  # some that are written in C do not tell
+        return
+    try:
+        takes.bind(None, 1)
+    except TypeError as error:
+        raise ConfigError(
+            f"on_round: is called as on_round(run, round), but {name}{takes} cannot be ({error}). Give a function of "
+            "two arguments, the run and the round's number."
+        ) from error
 
 
 def _prompt(given: PromptLike, number: int) -> Prompt:

@@ -12,6 +12,9 @@ from typing import Any
 SECONDS_TO_ANSWER = 5.0
 """A hub that has not answered a first knock by then is not there."""
 
+NOT_HERE = "there is no such file or folder here"
+"""What is said first of a name that is not on this machine, whatever a hub says of it."""
+
 _FOLDERS = ("runs", "data")
 """Words for local folders that nobody's name on a hub is meant by."""
 

@@ -1,8 +1,10 @@
 import io
 
 import pytest
+from tiny import save_tiny_model
 
 from ventaja.cli import conversation, main
+from ventaja.records import Completion, StopReason
 from ventaja.rollouts import ScriptedEngine
 
 
@@ -113,3 +115,32 @@ def test_interrupting_an_answer_goes_on(plain_model, template, monkeypatch, caps
     monkeypatch.setattr(conversation.Console, "input", ask)
     assert main(["chat", str(plain_model), "--model.chat_template", template]) == 0
     assert capsys.readouterr().err.count("Interrupted.") == 2
+
+
+def test_an_answer_that_ends_early_says_why(tmp_path, say, capsys):
+    # up to 32 tokens this model takes LongRoPE's short factors: behind a prompt of 30 there is room for 2
+    model = save_tiny_model(tmp_path / "phi3", "phi3", chat_template=None)
+    say("a" * 30 + "\n")
+    flags = ["--model.precision", "float32", "--model.device", "cpu", "--seed", "1"]
+    assert main(["chat", str(model), *flags]) == 0
+    notes = " ".join(capsys.readouterr().err.split())
+    assert "other rotary angles from its first token on (LongRoPE)" in notes
+    assert "Cut off after 2 tokens, for this model has no more room behind so long a text." in notes
+    say("a" * 8 + "\n")
+    assert main(["chat", str(model), *flags, "--sampling.max_tokens", "1"]) == 0
+    assert "Cut off after 1 token. For longer answers: --sampling.max_tokens." in capsys.readouterr().err
+
+
+def test_a_long_conversation_leaves_less_room(plain_model, template, say, capsys, monkeypatch):
+    # 200 tokens of context, and 60 letters with the template's words are 77: an answer has at most 123
+    def endless(self, requests, sampling, **_):
+        answer = Completion(
+            token_ids=(65,) * 123, logprobs=(0.0,) * 123, text="b", stop=StopReason.LENGTH, weight_version=0
+        )
+        return [[answer]]
+
+    monkeypatch.setattr(conversation.LocalEngine, "sample", endless)
+    say("a" * 60 + "\n")
+    assert main(["chat", str(plain_model), "--model.chat_template", template]) == 0
+    notes = capsys.readouterr().err
+    assert "Cut off after 123 tokens, for this model has no more room behind what was said; /reset" in notes

@@ -258,10 +258,9 @@ def test_each_problem_says_where_it_is(capsys, tmp_path):
     path.write_text(FILE.replace("1e-5", "fast") + "  seeed: 3\n")
     lines = rejected(capsys, "rl", str(path), "--run.rounds", "many", "--reward.timeout", "-1")
     assert lines == [
-        "--reward.timeout: Input should be greater than 0, got '-1' (str).",
-        f"{path}:9: optimiser.learning_rate: Input should be a valid number, unable to parse string as a "
-        "number, got 'fast' (str).",
-        "--run.rounds: Input should be a valid integer, unable to parse string as an integer, got 'many' (str).",
+        "--reward.timeout: must be above 0, not -1.",
+        f"{path}:9: optimiser.learning_rate: must be a number, not 'fast'.",
+        "--run.rounds: must be a whole number, not 'many'.",
         f"{path}:12: run.seeed: no such setting. Did you mean 'run.seed'?",
     ]
 

@@ -266,7 +266,7 @@ def test_sources_that_are_none(write):
     assert fails(load_prompts, "reasoning-gym:chain_sum").startswith(
         "'reasoning-gym:chain_sum' is no source. Did you mean 'reasoning_gym'?"
     )
-    assert "is no source" in fails(load_prompts, "a/b/c")
+    assert "'a b' is no source" in fails(load_prompts, "a b")
     assert "a file has no options, but 'split' was given." in fails(
         load_prompts, write({"prompt": "a"}), options={"split": "x"}
     )

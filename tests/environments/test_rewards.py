@@ -333,7 +333,8 @@ def test_past_the_limit_of_broken_judgements(group):
         "ValueError: cannot read it\n  Traceback (most recent call last):\n"
     )
     assert "with the input\n  t.jsonl:1, completion 0\n  completions = 'a'" in text
-    assert "raise its time limit (timeout)" in text
+    assert "raise its time limit (reward.timeout)" in text
+    assert "raise reward.max_broken_fraction." in text
     assert broken_fraction([]) == 0.0
 
 

@@ -186,4 +186,9 @@ def test_a_folder_of_save_to_disk(tmp_path, fails):
 def test_a_local_path_that_went_wrong_is_not_looked_for_on_a_hub(tmp_path, fails, source):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.jsonl").write_text(lines("1"))
-    assert fails(source).startswith(f"{source}: there is no such file or folder. (It is not looked for")
+    assert fails(source).startswith(f"{source}: there is no such file or folder here. (It is not looked for")
+
+
+@pytest.mark.parametrize("source", ["./nothere", "nothere/", "/nothere/data", "~/nothere", "a/b/c"])
+def test_a_path_that_leads_nowhere(fails, source):
+    assert fails(source).startswith(f"{source}: there is no such file or folder here. A source is a file (")

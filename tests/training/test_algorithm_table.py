@@ -323,10 +323,10 @@ WRONG = {
     "kl in the reward is the estimate's value": {"kl": "reward", "kl_estimator": "k3+"},
     "dual_clip must be above 1": {"dual_clip": 1.0},
     "max_approx_kl must be above 0": {"max_approx_kl": 0.0},
-    "kl_coef: Input should be a finite number": {"kl_coef": float("nan")},
-    "clip_high: Input should be a finite number": {"clip_high": float("inf")},
+    "kl_coef: must be a finite number": {"kl_coef": float("nan")},
+    "clip_high: must be a finite number": {"clip_high": float("inf")},
     "max_sampling_factor must be at least 1": {"dynamic_sampling": True, "max_sampling_factor": 0.5},
-    "group_size: Input should be a valid integer": {"group_size": "many"},
+    "group_size: must be a whole number": {"group_size": "many"},
     "no such part. Did you mean 'clip_high'?": {"clip_hihg": 0.3},
 }
 

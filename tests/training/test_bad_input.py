@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 import resource
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +165,31 @@ def test_a_folder_whose_config_is_broken(model, tmp_path):
         run_rl(tmp_path / "run", model, run={"folder": str(tmp_path / "run"), "resume": True})
 
 
+def test_a_run_of_another_command(model, tmp_path):
+    rl, sft = tmp_path / "rl", tmp_path / "sft run"
+    run_rl(rl, model, run={"folder": str(rl), "rounds": 1})
+    run_sft(sft, model, run={"folder": str(sft), "updates": 1})
+    before = contents(tmp_path)
+    with pytest.raises(
+        RunError, match=r"this is a run of `ventaja rl`, and `ventaja sft` cannot go on"
+    ) as error:
+        run_sft(rl, model, run={"folder": str(rl), "resume": True})
+    assert f"Go on with ventaja rl {rl}/config.yaml --run.resume true or begin" in str(error.value)
+    assert f"--model {rl} and another --run.folder" in str(error.value)
+    with pytest.raises(
+        RunError, match=r"this is a run of `ventaja sft`, and `ventaja rl` cannot go on"
+    ) as error:
+        run_rl(sft, model, run={"folder": str(sft), "resume": True})
+    assert f"ventaja sft '{sft}/config.yaml' --run.resume true" in str(error.value)
+    assert contents(tmp_path) == before
+    config = (rl / "config.yaml").read_text()
+    (rl / "config.yaml").write_text(config.replace("# command: ", "# command: ventaja.rl"))
+    with pytest.raises(
+        RunError, match=r"Go on with ventaja\.rl\(…, folder='.*', run=\{'resume': True\}\) or"
+    ):
+        run_sft(rl, model, run={"folder": str(rl), "resume": True})
+
+
 # ---------------------------------------------------------------------- prompts
 
 
@@ -181,7 +208,7 @@ def test_prompts_that_cannot_be_asked(model, tmp_path):
         train_on([Prompt(id="train.jsonl:4", content="")], tmp_path / "run", model)
     with pytest.raises(DataError, match="no prompts"):
         train_on([], tmp_path / "run", model)
-    with pytest.raises(DataError, match="no prompt is left: all 1 are longer"):
+    with pytest.raises(DataError, match=r"no prompt is left: each of them \(1\) is longer"):
         train_on([long], tmp_path / "run", model, data={"max_prompt_tokens": 4})
     fits = Prompt(id="train.jsonl:5", content="seven a")
     train_on([fits], tmp_path / "run", small, run={"folder": str(tmp_path / "run"), "rounds": 1})
@@ -329,7 +356,7 @@ def refused(kind=RlConfig, **groups):
     ("groups", "message"),
     [
         ({"run": {"completions_per_round": 12}}, "must be a multiple of algorithm.group_size (8)"),
-        ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "more than the 2 prompts of a round"),
+        ({"algorithm": "dapo", "run": {"completions_per_round": 16}}, "is more than a round has prompts (2): raise"),
         ({"algorithm": "drgrpo"}, "algorithm.name: no algorithm 'drgrpo'. Did you mean 'dr_grpo'?"),
         ({"algorithm": {"name": "grpo", "clip_hihg": 0.3}}, "Did you mean 'algorithm.clip_high'?"),
         ({"algorithm": {"name": "grpo", "group_size": 1}}, "algorithm"),
@@ -337,17 +364,31 @@ def refused(kind=RlConfig, **groups):
         ({"optimiser": {"learning_rat": 0.1}}, "Did you mean 'optimiser.learning_rate'?"),
         ({"optimizer": {}}, "optimizer: no such setting. Did you mean 'optimiser'?"),
         ({"run": {"learning_rate": 0.1}}, "Did you mean 'optimiser.learning_rate'?"),
-        ({"run": {"rounds": "many"}}, "run.rounds: "),
-        ({"run": {"rounds": "many"}}, "got 'many' (str)"),
-        ({"run": {"rounds": 0}}, "greater than or equal to 1"),
-        ({"run": {"seed": -1}}, "run.seed: "),
-        ({"run": {"seed": 2**64}}, "run.seed: Input should be less than 18446744073709551616"),
+        ({"run": {"rounds": "many"}}, "run.rounds: must be a whole number, not 'many'."),
+        ({"run": {"rounds": 0}}, "run.rounds: must be at least 1, not 0."),
+        ({"run": {"seed": -1}}, "run.seed: must be at least 0, not -1."),
+        ({"run": {"seed": 2**64}}, f"run.seed: must be below 2**64, not {2**64}."),
         ({"sampling": {"temperature": 0.0}}, "sampling.temperature must be above 0"),
-        ({"sampling": {"top_p": 2.0}}, "sampling.top_p: "),
+        ({"sampling": {"top_p": 2.0}}, "sampling.top_p: must be at most 1, not 2.0."),
         ({"reward": {"truncated": "penalise"}}, "truncation_penalty go together"),
         ({"reward": {"overlong_penalty": 0.5}}, "overlong_penalty would have no effect"),
         ({"reward": {"overlong_buffer": 256}}, "must be less than sampling.max_tokens (256)"),
-        ({"reward": {"truncated": "drop"}}, "reward.truncated: "),
+        ({"reward": {"truncated": "mas"}}, "reward.truncated: must be keep, mask or penalise, not 'mas'. Did you mean 'mask'?"),
+        ({"reward": {"timeout": None}}, "reward.timeout: must be a number, not null."),
+        ({"sampling": 3}, "sampling: must be a mapping of settings, such as {max_tokens: …}, not 3."),
+        ({"model": 3}, "model: must be a mapping of settings, such as {name: …}, not 3."),
+        ({"model": {"name": 3}}, "model.name: must be text, not 3. In quotes it is text: '3'."),
+        ({"model": {"name": "m", "lora": {"target_modules": 3}}},
+         "model.lora.target_modules: must be text, or a list of texts, not 3."),
+        ({"model": {"name": "m", "trust_remote_code": "maybe"}}, "trust_remote_code: must be true or false, not 'maybe'."),
+        ({"optimiser": {"betas": [0.9]}}, "optimiser.betas: must have more items."),
+        ({"optimiser": {"betas": [0.9, 0.9, 0.9]}}, "optimiser.betas: must have 2 items, and has 3."),
+        ({"optimiser": {"betas": 0.9}}, "optimiser.betas: must be a list, such as [a, b], not 0.9."),
+        ({"data": {"source": [{"weight": 1}]}}, "data.source.0.source: must be set."),
+        ({"data": {"source": [3]}}, "data.source.0: must be a mapping of settings, such as {source: …}, not 3."),
+        ({"data": {"source": "d", "options": 3}}, "data.options: must be a mapping, such as {a: 1}, not 3."),
+        ({"data": {"source": "d", "options": {1: 2}}}, "data.options: the names in it must be text, not 1."),
+        ({"run": {"folder": 3}}, "run.folder: must be a path, as text, not 3."),
         ({"eval": {"size": 3}}, "eval.size would have no effect: set eval.every"),
         ({"data": {"source": "d.jsonl", "seed": 4}}, "seed would have no effect"),
         ({"data": {}}, "data.source: must be set"),
@@ -374,10 +415,10 @@ def test_no_setting_is_nan_or_infinite(value):
         for part in reversed(rest):
             nested = {part: nested}
         message = refused(kind, **{group: nested})
-        assert f"{name}: Input should be a finite number" in message
+        assert f"{name}: must be a finite number, not" in message
     weighted = {"functions": [{"function": "f", "weight": value}]}
-    assert "weight: Input should be a finite number" in refused(reward=weighted)
-    assert "Input should be a finite number" in refused(optimiser={"betas": [0.9, value]})
+    assert "weight: must be a finite number, not" in refused(reward=weighted)
+    assert "must be a finite number, not" in refused(optimiser={"betas": [0.9, value]})
 
 
 def test_measuring_refuses_what_acts_on_training():
@@ -465,3 +506,52 @@ def test_sft_has_the_same_manners(model, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="could not be written"):
         run_sft(tmp_path / "run", model, run=run)
     assert contents(tmp_path / "run" / "checkpoints") == before
+
+
+WRONG = (
+    "x", "", -1, -1.5, 0, 1.5, 10**30, True, None, [], [1], ["a"], [1, 2, 3], {}, {"a": 1}, {1: 2}, math.nan, "nan",
+    "1" * 5000, object(), b"x", {"a"}, [None], [[]], [{}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [RlConfig, SftConfig, EvaluationConfig])
+def test_every_problem_has_a_sentence_of_ours(kind):
+    """Whatever is written for whichever setting: no words of pydantic's."""
+    groups = [name for name, field in kind.model_fields.items() if field.annotation is not None]
+    for name in [*groups, *(setting.name for setting in settings_of(kind))]:
+        for value in WRONG:
+            values = {"model": {"name": "m"}, "data": {"source": "d"}, "run": {"folder": "f"}}
+            place = {group: values[group] for group in values if group in kind.model_fields}
+            values = place
+            *parents, last = name.split(".")
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+            try:
+                parse(kind, values)
+            except ConfigError as error:
+                text = str(error)
+                assert not re.search(r"Input|valid |, got |Tuple|String |Keys|\[key\]|tuple\[|Field", text), (
+                    text
+                )
+
+
+@pytest.mark.parametrize("name", ["model.name", "data.source", "run.folder"])
+def test_nothing_is_named_by_an_empty_text(name):
+    """It would mean the current folder."""
+    group, setting = name.split(".")
+    assert refused(**{group: {setting: ""}}) == f"{name}: must not be empty."
+
+
+def test_measured_answers_go_into_a_file_that_is_called_parquet():
+    def written_to(output):
+        return parse(EvaluationConfig, {"model": "m", "data": "d.jsonl", "output": output}).output
+
+    assert [written_to(name) for name in ("a/b.parquet", "a.b/c")] == [Path("a/b.parquet"), Path("a.b/c")]
+    for name in ("a/b.jsonl", "a/b.parquet.gz"):
+        with pytest.raises(
+            ConfigError, match=r"^output: answers are written as Parquet, .* Call it a/b\.parquet"
+        ):
+            written_to(name)
+    with pytest.raises(ConfigError, match=r"^output: must not be empty\.$"):
+        written_to("")

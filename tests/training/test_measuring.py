@@ -197,7 +197,7 @@ def test_progress_of_a_measurement(task, model):
 
 
 def test_an_output_that_cannot_be_written_is_found_before_the_work(task, model, monkeypatch):
-    monkeypatch.setattr(evaluation_module, "load_policy", None)
+    monkeypatch.setattr(evaluation_module, "load_model", None)
     (task / "folder").mkdir()
     with pytest.raises(RunError, match=r"this is a folder. Give a file, such as --output .*answers.parquet"):
         evaluation(task, model, output=str(task / "folder"))

@@ -99,14 +99,14 @@ def test_sources_are_mixed_with_their_weights(sources):
             [{"source": "a", "wieght": 2}],
             "data.source.0.wieght: no such setting. Did you mean 'data.source.weight'?",
         ),
-        ([{"source": "a", "weight": 0}], "data.source.0.weight: Input should be greater than 0"),
+        ([{"source": "a", "weight": 0}], "data.source.0.weight: must be above 0, not 0."),
         ([{"source": "a", "weight": float("nan")}], "data.source.0.weight: "),
         (
             {"source": ["a"], "size": 3},
             "size would have no effect: data.source is a list. Give each source its own",
         ),
         ({"source": ["a"], "seed": 3}, "seed would have no effect: data.source is a list."),
-        ({"source": 3}, "data.source: Input should be a valid string, got 3 (int)."),
+        ({"source": 3}, "data.source: must be text, not 3. In quotes it is text: '3'."),
     ],
 )
 def test_mixes_that_cannot_be_meant(data, message):

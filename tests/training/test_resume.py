@@ -386,22 +386,24 @@ def test_every_file_of_a_checkpoint_is_on_the_disk_before_its_name_is(model, tmp
 
 
 @pytest.mark.parametrize(
-    ("rounds", "said"),
+    ("done", "rounds", "said"),
     [
+        (1, 1, "has done 1 round: there is nothing left to do"),
         (
+            3,
             3,
             "has done 3 rounds: there is nothing left to do, and nothing is changed. To go on, raise run.rounds.",
         ),
-        (2, "has done 3 rounds, and run.rounds asks for 2: there is nothing left to do"),
-        (4, "Going on after round 3 of 4, from"),
+        (3, 2, "has done 3 rounds, and run.rounds asks for 2: there is nothing left to do"),
+        (3, 4, "Going on after round 3 of 4, from"),
     ],
 )
-def test_a_resumed_run_says_what_it_does(rounds, said, model, tmp_path, monkeypatch):
-    run(tmp_path / "run", model, "reinforce", rounds=3)
+def test_a_resumed_run_says_what_it_does(done, rounds, said, model, tmp_path, monkeypatch):
+    run(tmp_path / "run", model, "reinforce", rounds=done)
     screen = seen_by(monkeypatch)
     run(tmp_path / "run", model, "reinforce", rounds=rounds, resume=True)
     assert said in screen.getvalue()
-    assert len(metrics(tmp_path / "run")) == max(rounds, 3)
+    assert len(metrics(tmp_path / "run")) == max(rounds, done)
 
 
 def test_a_supervised_run_that_is_over_says_so(model, tmp_path, monkeypatch):

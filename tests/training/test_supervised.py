@@ -166,7 +166,7 @@ def test_weights_so_small_that_nothing_is_seen(model, tmp_path):
     given = [Example(id="e", prompt="say:", completion="a", weight=0.1)]
     values = config(tmp_path / "run", model).model_dump()
     values["run"] = {"folder": str(tmp_path / "run"), "trackers": []}
-    with pytest.raises(ConfigError, match=r"run.epochs: 1 epochs use no row at all"):
+    with pytest.raises(ConfigError, match=r"run.epochs: 1 epoch would use no row at all"):
         train_sft(parse(SftConfig, values), examples=given, console=quiet())
     assert not (tmp_path / "run").exists()
 
@@ -174,11 +174,11 @@ def test_weights_so_small_that_nothing_is_seen(model, tmp_path):
 def test_long_prompts_are_left_out_or_an_error(model, tmp_path):
     given = [*examples(2), Example(id="long", prompt="x" * 30, completion="a")]
     left = config(tmp_path / "left", model, data={"max_prompt_tokens": 20})
-    train_sft(left, examples=given, console=quiet())
+    console = Console(file=StringIO(), width=200)
+    train_sft(left, examples=given, console=console)
+    assert "Left out: 1 example with a prompt longer than data.max_prompt_tokens." in console.file.getvalue()
     none = config(tmp_path / "none", model, data={"max_prompt_tokens": 2})
-    with pytest.raises(
-        DataError, match="no example is left: 3 prompts are longer than data.max_prompt_tokens=2"
-    ):
+    with pytest.raises(DataError, match="no example is left: 3 prompts longer than data.max_prompt_tokens=2"):
         train_sft(none, examples=given, console=quiet())
     small = model_folder(tmp_path / "small", context=16)
     with pytest.raises(DataError, match=r"long: the example has 32 tokens, but .* takes 16") as error:
@@ -203,9 +203,12 @@ LONG = [
         (
             "truncate",
             3 + 4,
-            ["1 examples are longer than 10 tokens and lose their end", "before any answer begins"],
+            [
+                "Cut after 10 tokens: 1 example (data.too_long",
+                "1 example longer than 10 tokens, before any answer begins.",
+            ],
         ),
-        ("leave_out", 3, ["2 examples are longer than 10 tokens and are left out."]),
+        ("leave_out", 3, ["Left out: 2 examples longer than 10 tokens."]),
     ],
 )
 def test_examples_that_are_too_long(too_long, learned, said, model, tmp_path):
@@ -226,7 +229,7 @@ def test_what_is_too_long_is_an_error_unless_said_otherwise(model, tmp_path):
         train_sft(config(tmp_path / "run", model, data={"max_tokens": 65}), examples=LONG, console=quiet())
     cut = config(tmp_path / "run", model, data={"max_tokens": 4, "too_long": "truncate"})
     with pytest.raises(
-        DataError, match=r"no example is left: 3 examples are longer than 4 tokens \(data.too_long"
+        DataError, match=r"no example is left: 3 examples longer than 4 tokens \(data.too_long"
     ):
         train_sft(cut, examples=LONG, console=quiet())
 
@@ -296,7 +299,7 @@ def test_without_a_measurement_no_checkpoint_is_the_best(model, tmp_path):
 
 
 def test_what_cannot_be_held_out(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"eval: each of the 2 examples is held out"):
+    with pytest.raises(ConfigError, match=r"eval: each example \(2 in all\) is held out"):
         train_sft(held_out_config(tmp_path / "run", model), examples=examples(2), console=quiet())
     with pytest.raises(ConfigError, match=r"eval.size would have no effect: set eval.every"):
         config(tmp_path / "run", model, eval={"size": 3})
@@ -337,8 +340,8 @@ def test_examples_that_share_a_held_out_prompt_are_counted(tmp_path, model):
     notes = []
     kept, aside = hold_out(config(tmp_path, model, eval={"every": 1, "size": 1}), given, say=notes.append)
     assert (len(kept), len(aside)) == (8, 1)
-    assert notes == ["3 examples have the prompt of a held-out one and are not trained on (eval)."]
+    assert notes == ["Not trained on: 3 examples with the prompt of a held-out one (eval)."]
     with pytest.raises(
-        ConfigError, match="each of the 4 examples is held out, or has the prompt of one that is"
+        ConfigError, match=r"each example \(4 in all\) is held out, or has the prompt of one that is"
     ):
         hold_out(config(tmp_path, model, eval={"every": 1, "size": 1}), given[::3])

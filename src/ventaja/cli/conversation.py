@@ -10,9 +10,11 @@ from rich.text import Text
 
 from ventaja.cli.chat import ChatConfig
 from ventaja.errors import ModelError
-from ventaja.models import Policy, load_policy, render_prompt
+from ventaja.models import Policy, render_prompt
 from ventaja.records import Completion, Message, Prompt, Request, StopReason
 from ventaja.rollouts import Engine, LocalEngine
+from ventaja.tracking.words import counted
+from ventaja.training.model import load_model
 
 
 class TooLong(Exception):
@@ -68,7 +70,7 @@ class Conversation:
             forgotten += 2  # a question and its answer
             if forgotten >= len(asked):
                 raise TooLong(
-                    f"That is too long: {len(ids)} tokens, but besides an answer this model has room for "
+                    f"That is too long: {counted(len(ids), 'token')}, but besides an answer this model has room for "
                     f"{context - room}."
                 )
 
@@ -77,14 +79,7 @@ def talk(config: ChatConfig) -> None:
     """Load the model, and answer line after line from the terminal or from stdin."""
     notes, answers = Console(stderr=True, highlight=False), Console(highlight=False)
     with notes.status(f"Loading {config.model.name}"):
-        policy = load_policy(
-            config.model.name,
-            device=config.model.device,
-            precision=config.model.precision,
-            trust_remote_code=config.model.trust_remote_code,
-            chat_template=config.model.chat_template,
-            cpu=config.model.cpu,
-        )
+        policy = load_model(config.model)
     if policy.fallback_note:
         _note(notes, policy.fallback_note)
     conversation = Conversation(policy, LocalEngine(policy, max_batch=1), config)
@@ -124,7 +119,17 @@ def _answer(conversation: Conversation, text: str, notes: Console, answers: Cons
         )
     answers.print(Text(completion.text, style="cyan"), soft_wrap=not answers.is_terminal)
     if completion.stop is StopReason.LENGTH:
-        _note(notes, f"Cut off after {len(completion)} tokens. For longer answers: --sampling.max_tokens.")
+        _note(notes, _why_cut_off(completion, conversation))
+
+
+def _why_cut_off(completion: Completion, conversation: Conversation) -> str:
+    after = f"Cut off after {counted(len(completion), 'token')}"
+    if (
+        len(completion) < conversation.config.sampling.max_tokens
+    ):  # where the context ends, or LongRoPE's short factors do
+        so_much = "what was said; /reset forgets it" if conversation.said else "so long a text"
+        return f"{after}, for this model has no more room behind {so_much}."
+    return f"{after}. For longer answers: --sampling.max_tokens."
 
 
 def _lines(console: Console) -> Iterator[str]:

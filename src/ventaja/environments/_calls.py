@@ -57,7 +57,7 @@ def _out_of_time(limit: float, stack: str) -> Failure:
 
 
 def _not_called(tried: int, limit: float) -> Failure:
-    line = f"not called: the {tried} samples before it all ran past the limit of {limit:g} s"
+    line = f"not called: all samples before it ({tried}) ran past the limit of {limit:g} s"
     return Failure(error=line, trace=line, is_timeout=True)
 
 

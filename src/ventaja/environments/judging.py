@@ -234,5 +234,5 @@ def check_broken(groups: Sequence[Group], *, limit: float) -> None:
         f"{fraction:.0%} of the judgements are broken, and {limit:.0%} may be. The first is of the reward "
         f"{faults[0].function!r}: {faults[0].error}\n{last_lines}\nwith the input\n{shown}\n"
         "Mend the function, or let it return None for what it cannot judge. If it is only slow, raise its "
-        "time limit (timeout); if this is to be expected, raise max_broken_fraction."
+        "time limit (reward.timeout); if this is to be expected, raise reward.max_broken_fraction."
     )

@@ -50,11 +50,11 @@ def named_rows(source: str, options: Mapping[str, Any]) -> tuple[str, Rows]:
     """What to call the rows of a data set that `datasets.load_dataset` knows by this name, and the rows."""
     if hub.is_meant_locally(source, holding=("*/config.yaml", *(f"*{ending}" for ending in ENDINGS))):
         raise DataError(
-            f"{source}: there is no such file or folder. (It is not looked for on the Hugging Face hub, for "
+            f"{source}: {hub.NOT_HERE}. (It is not looked for on the Hugging Face hub, for "
             f"{source.partition('/')[0]!r} is a local folder by its name or by what it holds.)"
         )
     datasets = _package(
-        f"{source!r} is the name of a data set, for which the package datasets is needed",
+        f"{source}: {hub.NOT_HERE}, and for the name of a data set the package datasets is needed",
         f" If you meant a file, its name ends in {listed(ENDINGS)}.",
     )
     settings = {"split": "train", **options}
@@ -63,12 +63,14 @@ def named_rows(source: str, options: Mapping[str, Any]) -> tuple[str, Rows]:
             rows = datasets.load_dataset(source, **settings)
     except Exception as error:
         reason = clipped(str(error).strip() or type(error).__name__, 600)
+        what = f"the data set cannot be loaded with the options {settings}"
         advice = "Check its name and options, and whether this machine can reach it."
+        is_looked_up = not {"data_files", "data_dir"} & settings.keys()
+        if is_looked_up and isinstance(error, hub.HubError | datasets.exceptions.DatasetNotFoundError):
+            what = f"{hub.NOT_HERE}, and {what}"
         if isinstance(error, hub.HubError):
             advice = "Without the hub, download it elsewhere and give its files or folder."
-        raise DataError(
-            f"{source}: the data set cannot be loaded with the options {settings}: {reason} {advice}"
-        ) from error
+        raise DataError(f"{source}: {what}: {reason} {advice}") from error
     if isinstance(rows, Mapping):
         raise DataError(
             f"{source}: it has the splits {listed(map(str, rows))}. Name one in the option 'split'."

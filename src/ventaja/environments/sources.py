@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ventaja import hub
 from ventaja.environments._hints import listed
 from ventaja.environments.files import ENDINGS, file_rows, files_of
 from ventaja.environments.generated import generated_rows
@@ -73,9 +74,14 @@ def _all_rows(source: str, options: Mapping[str, Any], size: int | None, seed: i
 
 
 def _check_name(source: str) -> None:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith((".", "/", "~")):
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith("."):
+        return
+    if "/" in source and ":" not in source:
+        problem = f"{source}: {hub.NOT_HERE}."
+    else:
         hint = did_you_mean(source.partition(":")[0], [GENERATED.rstrip(":")]) if ":" in source else ""
-        raise DataError(
-            f"{source!r} is no source.{hint} A source is a file ({listed(ENDINGS)}), a folder of such files, a glob "
-            "such as 'data/*.jsonl', 'reasoning_gym:NAME', or a data set's name such as 'org/name'."
-        )
+        problem = f"{source!r} is no source.{hint}"
+    raise DataError(
+        f"{problem} A source is a file ({listed(ENDINGS)}), a folder of such files, a glob such as 'data/*.jsonl', "
+        "'reasoning_gym:NAME', or a data set's name such as 'org/name'."
+    )

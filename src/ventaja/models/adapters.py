@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ventaja.errors import ConfigError, ModelError, did_you_mean
+from ventaja.models.kept import KEPT_BASE, KEPT_REFERENCE, keep
 from ventaja.models.policy import Policy
 from ventaja.settings import LoraSettings
 
@@ -106,57 +106,23 @@ def attach(module: Any, adapter: Path, *, base: str) -> Any:
     return module
 
 
-KEPT_BASE = "adapter-base"
-"""In a run's folder: the base of its adapters, where that was a checkpoint of another run."""
-
-
 def kept_base(adapter: Path) -> Path | None:
-    """The base that a run keeps for its adapters, found from a checkpoint of it: the run may have moved."""
-    run = adapter.parent.parent
-    is_kept = adapter.parent.name == "checkpoints" and (run / KEPT_BASE / "config.json").exists()
-    return run / KEPT_BASE if is_kept else None
+    """The base that a run keeps for its adapters, found from an adapter of it: the run may have moved."""
+    run = adapter.parent if adapter.name == KEPT_REFERENCE else adapter.parent.parent
+    is_of_run = adapter.name == KEPT_REFERENCE or adapter.parent.name == "checkpoints"
+    return run / KEPT_BASE if is_of_run and (run / KEPT_BASE / "config.json").exists() else None
 
 
 def keep_base(policy: Policy, run: Path) -> None:
     """See to it that the adapters of `run` do not rest upon another run's checkpoint, which that run may remove.
 
-    Such a base is kept in `run` too: its files are linked, so they take no room until the other run removes its
-    own, or copied where the file system cannot link. Checkpoints are never written to, only replaced.
-    Raises ModelError if it cannot be kept.
+    Such a base is kept in `run` too (`keep`). Raises ModelError if it cannot be kept.
     """
     if not policy.has_adapters:
         return
     base = Path(policy.module.peft_config[policy.module.active_adapter].base_model_name_or_path)
-    kept = run.resolve() / KEPT_BASE
-    folders = list(base.parents)[:2]  # a base may be a checkpoint, or what another run has kept
-    other_run = next(
-        (p for p in folders if (p / "config.yaml").is_file() and (p / "checkpoints").is_dir()), None
-    )
-    if other_run is None or other_run == run.resolve():
-        return
-    work = kept.with_name(f".{kept.name}")
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        for file in base.iterdir():
-            if file.is_file():
-                _link_or_copy(file, work / file.name)
-        shutil.rmtree(kept, ignore_errors=True)  # of an earlier start that came to no checkpoint
-        work.rename(kept)
-    except OSError as error:
-        raise ModelError(
-            f"the adapters' base {str(base)!r} belongs to the run {str(other_run)!r}, which may remove it, and it could "
-            f"not be kept in {str(kept)!r}: {error.strerror or error}. Make room, or copy the base out of that run and "
-            "start from the copy."
-        ) from error
-    _set_base(policy.module, str(kept))
-
-
-def _link_or_copy(file: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(file)
-    except OSError:
-        shutil.copy2(file, target)
+    if kept := keep(base, run, KEPT_BASE, what="the adapters' base"):
+        _set_base(policy.module, str(kept))
 
 
 def _set_base(module: Any, base: str) -> None:

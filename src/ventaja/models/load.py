@@ -134,6 +134,8 @@ _NO_PICKLE = (
 def _what_went_wrong(error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"a weights file is damaged or cut short: {_first_line(error)}. Copy or download it again."
+    if isinstance(error, hub.HubError):
+        return f"{hub.NOT_HERE}, and {error}"
     return _first_line(error) + (_NO_PICKLE if "safetensors" in str(error) else "")
 
 

@@ -127,6 +127,9 @@ class Run:
         path = self.folder.rollout_path(round)
         if not path.exists():
             kept = self.rollout_rounds
-            there = f"Kept are {len(kept)} rounds, {kept[0]} to {kept[-1]}." if kept else "None are kept."
+            there = "None are kept."
+            if kept:
+                several = f"{counted(len(kept), 'round')}, {kept[0]} to {kept[-1]}"
+                there = f"Kept: {several if len(kept) > 1 else f'round {kept[0]}'}."
             raise RunError(f"{self.path}: there are no rollouts of round {round}. {there}")
         return path

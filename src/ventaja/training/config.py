@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -35,10 +35,17 @@ MOVED = {("run", "max_batch"): ("engine", "max_batch"), ("max_batch",): ("engine
 """Settings of earlier versions and where they are now, so that their run files and folders are read."""
 
 
+def _not_empty(value: Any) -> Any:
+    """An empty path would be the current folder."""
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
 class ModelConfig(Settings):
     """The model to start from. `model: smollm2-135m` is short for `model: {name: smollm2-135m}`."""
 
-    name: str
+    name: str = Field(min_length=1)
     """A short name (smollm2-135m), a folder (a run folder means its last checkpoint), or a hub id."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
@@ -64,7 +71,7 @@ class ModelConfig(Settings):
 class SourceConfig(Settings):
     """Rows, and where they come from. A bare string is short for `{source: …}`."""
 
-    source: str
+    source: str = Field(min_length=1)
     """A .jsonl, .json, .parquet or .csv file (.gz too), a folder or glob of them, a folder of save_to_disk, a task such
     as reasoning_gym:chain_sum, or a datasets name."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -98,7 +105,7 @@ class MixedSourceConfig(SourceConfig):
     """How often each of its rows is used in a pass over the data: 2 twice, 0.5 in every second pass."""
 
 
-_ONE = TypeAdapter(str)
+_ONE = TypeAdapter(Annotated[str, Field(min_length=1)])
 _SEVERAL = TypeAdapter(tuple[MixedSourceConfig, ...])
 
 
@@ -115,12 +122,10 @@ class DataConfig(SourceConfig):
     exclude: tuple[SourceConfig, ...] = ()
     """Leave out rows that ask what one of these asks: problems that are held out for measuring."""
 
-    @field_validator("source", mode="wrap")
+    @field_validator("source", mode="plain")
     @classmethod
-    def _one_or_several(cls, value: Any, check: Callable[[Any], Any]) -> Any:
+    def _one_or_several(cls, value: Any) -> Any:
         """Each item of a list is checked as a source and nothing else, so that its problems are named simply."""
-        if isinstance(value, str):
-            return check(value)
         if isinstance(value, list | tuple) and not value:
             raise ValueError("the list of sources is empty")
         return (_SEVERAL if isinstance(value, list | tuple) else _ONE).validate_python(value)
@@ -405,6 +410,8 @@ class RunConfig(Settings):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where metrics go, besides metrics.jsonl."""
 
+    _is_named = field_validator("folder", mode="before")(_not_empty)
+
 
 class RlRunConfig(RunConfig):
     """Where the run goes, how long it is, and what it keeps."""
@@ -490,8 +497,8 @@ class RlConfig(Config):
         prompts = self.run.completions_per_round // algorithm.group_size
         if algorithm.minibatches > prompts:
             raise ValueError(
-                f"algorithm.minibatches ({algorithm.minibatches}) is more than the {prompts} prompts of a "
-                "round: raise run.completions_per_round or lower minibatches"
+                f"algorithm.minibatches ({algorithm.minibatches}) is more than a round has prompts ({prompts}): "
+                "raise run.completions_per_round or lower minibatches"
             )
         if self.sampling.temperature == 0:
             raise ValueError(
@@ -547,6 +554,18 @@ class EvaluationConfig(Config):
     """Seed of sampling."""
     output: Path | None = None
     """Write every answer and its judgement to this Parquet file."""
+
+    _is_named = field_validator("output", mode="before")(_not_empty)
+
+    @field_validator("output")
+    @classmethod
+    def _is_called_parquet(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix not in {"", ".parquet"}:
+            raise ValueError(
+                f"answers are written as Parquet, which {value.name} would not say. Call it "
+                f"{value.with_suffix('.parquet')}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationConfig:

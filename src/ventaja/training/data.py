@@ -13,6 +13,7 @@ from ventaja.environments import load_examples, load_prompts
 from ventaja.errors import ConfigError, DataError
 from ventaja.records import Example, Message, Prompt
 from ventaja.settings import GENERATED
+from ventaja.tracking.words import counted
 from ventaja.training.config import (
     DataConfig,
     EvalConfig,
@@ -86,12 +87,12 @@ def hold_out(
     kept = unseen(examples, held_out)
     if not kept:
         raise ConfigError(
-            f"eval: each of the {len(examples)} examples is held out, or has the prompt of one that is, so none is left "
+            f"eval: each example ({len(examples)} in all) is held out, or has the prompt of one that is, so none is left "
             "to train on. Lower eval.size if there are other prompts, or name another eval.source."
         )
     alike = len(examples) - len(kept) - (len(held_out) if source is None else 0)
     if alike > 0:
-        say(f"{alike} examples have the prompt of a held-out one and are not trained on (eval).")
+        say(f"Not trained on: {counted(alike, 'example')} with the prompt of a held-out one (eval).")
     return kept, held_out
 
 

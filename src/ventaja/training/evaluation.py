@@ -15,13 +15,13 @@ from rich.console import Console
 from ventaja.disk import unwritable
 from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import RewardError, RunError
-from ventaja.models import load_policy
 from ventaja.records import Completion, Group, Judgement, write_groups
 from ventaja.rollouts import Asking, roll_out
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
 from ventaja.training.config import EvaluationConfig
 from ventaja.training.data import training_prompts
 from ventaja.training.joints import load_rewards, make_engine
+from ventaja.training.model import load_model
 from ventaja.training.prompts import Rendered, left_out_note, render_all, room_note
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -85,14 +85,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
         environment = SingleTurn(
             prompts=prompts, rewards=rewards, timeout=config.reward.timeout, overlap=config.reward.overlap
         )
-        policy = load_policy(
-            config.model.name,
-            device=config.model.device,
-            precision=config.model.precision,
-            trust_remote_code=config.model.trust_remote_code,
-            chat_template=config.model.chat_template,
-            cpu=config.model.cpu,
-        )
+        policy = load_model(config.model)
     limit = config.data.max_prompt_tokens
     problems = render_all(policy, environment.prompts, max_prompt_tokens=limit)
     progress = Progress(

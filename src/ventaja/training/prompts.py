@@ -13,6 +13,7 @@ from ventaja.errors import DataError
 from ventaja.models import Policy, render_prompt
 from ventaja.records import Prompt, Request
 from ventaja.settings import Sampling
+from ventaja.tracking.words import counted
 
 ORDER = 0x0D
 """Names the random stream of shuffles, apart from those of sampling and minibatches."""
@@ -148,14 +149,14 @@ def render_all(policy: Policy, prompts: Sequence[Prompt], *, max_prompt_tokens: 
             continue
         if (room := policy.room(len(tokens))) is not None and room < 1:
             raise DataError(
-                f"{prompt.id}: the prompt has {len(tokens)} tokens, but {policy.name} takes {len(tokens) + room} with the "
+                f"{prompt.id}: the prompt has {counted(len(tokens), 'token')}, but {policy.name} takes {len(tokens) + room} with the "
                 f"answer. Shorten it, or leave out long prompts with data.max_prompt_tokens."
             )
         kept.append(prompt)
         ids.append(tokens)
     if not kept:
         raise DataError(
-            f"no prompt is left: all {len(prompts)} are longer than data.max_prompt_tokens={max_prompt_tokens}. "
+            f"no prompt is left: each of them ({len(prompts)}) is longer than data.max_prompt_tokens={max_prompt_tokens}. "
             "Raise it."
         )
     return Rendered(prompts=kept, token_ids=ids, left_out=len(prompts) - len(kept))
@@ -163,7 +164,7 @@ def render_all(policy: Policy, prompts: Sequence[Prompt], *, max_prompt_tokens: 
 
 def left_out_note(count: int) -> str | None:
     """What to say of prompts that `render_all` left out."""
-    return f"{count} prompts are longer than data.max_prompt_tokens and are left out." if count else None
+    return f"Left out: {counted(count, 'prompt')} longer than data.max_prompt_tokens." if count else None
 
 
 def room_note(policy: Policy, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> str | None:
@@ -173,7 +174,11 @@ def room_note(policy: Policy, prompt_ids: Sequence[Sequence[int]], sampling: Sam
     if context is None or longest + sampling.max_tokens <= context:
         return None
     least, most = context - longest, min(context - shortest, sampling.max_tokens)
-    after = f"{least} tokens" if least == most else f"{least} to {most} tokens, by the length of their prompt"
+    after = (
+        counted(least, "token")
+        if least == most
+        else f"{least} to {most} tokens, by the length of their prompt"
+    )
     return (
         f"sampling.max_tokens is {sampling.max_tokens}, but {policy.name} takes {context} tokens, prompt included: answers "
         f"are cut off after {after}."

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
-from ventaja.models import Policy, load_policy, resolve_device, resolve_precision
+from ventaja.models import Policy, resolve_device, resolve_precision
 from ventaja.models.adapters import keep_base
+from ventaja.models.kept import KEPT_REFERENCE, keep
 from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
-from ventaja.settings import Precision
 from ventaja.tracking import Progress, RunFolder, check_trackers, make_trackers
+from ventaja.tracking.words import counted
 from ventaja.training.checkpoint import (
     Checkpoint,
     recover_checkpoints,
     remove_old_checkpoints,
     save_checkpoint,
 )
-from ventaja.training.config import ModelConfig, OptimiserConfig, RlConfig, SftConfig, parse, resolved
+from ventaja.training.config import (
+    Config,
+    OptimiserConfig,
+    RlConfig,
+    SftConfig,
+    parse,
+    resolved,
+)
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.learner import Learner
+from ventaja.training.model import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +63,7 @@ class Start:
         return cls(
             folder=folder,
             checkpoint=checkpoint,
-            model=checkpoint.state["start_model"] if checkpoint else resolve_model(config.model.name),
+            model=_start_model(config, folder, checkpoint),
             compute=resolve_precision(config.model.precision, resolve_device(config.model.device)),
         )
 
@@ -63,7 +75,7 @@ class Start:
     def load(self, config: RlConfig | SftConfig) -> Policy:
         """The network as the run has it so far, in float32."""
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
-        return load(
+        return load_model(
             config.model, str(self.checkpoint.path) if self.checkpoint else self.model, precision="float32"
         )
 
@@ -75,6 +87,20 @@ class Start:
         if self.checkpoint:
             self.checkpoint.restore({"policy": learner})
         return learner
+
+    def keep_models(self, config: RlConfig | SftConfig, policy: Policy) -> None:
+        """Keep in the run's folder what it needs of another run's checkpoints, which that run may remove."""
+        keep_base(policy, self.folder.path)
+        if self.checkpoint is None:  # what an earlier start has kept, which came to no checkpoint
+            shutil.rmtree(self.folder.path / KEPT_REFERENCE, ignore_errors=True)
+        is_its_own_reference = policy.has_adapters and policy.adapters_are_new(self.model)
+        if _needs_reference(config) and not is_its_own_reference:
+            keep(
+                Path(self.model),
+                self.folder.path,
+                KEPT_REFERENCE,
+                what="the model that a KL is measured from,",
+            )
 
     def check_same_rows(self, token_ids: Sequence[Sequence[int]]) -> str:
         """A fingerprint of what is trained on; a resumed run must see the same rows in the same order."""
@@ -125,7 +151,7 @@ class Session:
         check_trackers(config.run.trackers)
         if not is_resumed:
             RunFolder.create(self.folder.path, resolved(config), command=command)
-        keep_base(learner.network, self.folder.path)
+        start.keep_models(config, learner.network)
         self.trackers = make_trackers(
             config.run.trackers,
             self.folder.path,
@@ -154,7 +180,7 @@ class Session:
         if done >= total:
             fewer = "" if done == total else f", and {setting} asks for {total}"
             return (
-                f"{path} has done {done} {unit}s{fewer}: there is nothing left to do, and nothing is changed. To go "
+                f"{path} has done {counted(done, unit)}{fewer}: there is nothing left to do, and nothing is changed. To go "
                 f"on, raise {setting}."
             )
         if checkpoint is None:
@@ -268,25 +294,38 @@ class Session:
         )
 
 
-def load(config: ModelConfig, name: str, *, precision: Precision) -> Policy:
-    """The policy `name`, dressed up as the config says."""
-    return load_policy(
-        name,
-        device=config.device,
-        precision=precision,
-        lora=config.lora,
-        trust_remote_code=config.trust_remote_code,
-        chat_template=config.chat_template,
-        cpu=config.cpu,
-    )
-
-
 MAY_CHANGE = (
     "engine.max_batch", "eval.", "model.cpu", "model.device", "optimiser.gradient_checkpointing", "optimiser.max_tokens", "reward.max_broken_fraction", "reward.overlap", "reward.timeout",
     "run.checkpoint_every", "run.epochs", "run.folder", "run.keep_checkpoints", "run.max_memory",
     "run.resume", "run.rounds", "run.trackers", "run.updates",
 )  # fmt: skip
 """Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""
+
+
+COMMANDS: Mapping[type[Config], str] = {RlConfig: "rl", SftConfig: "sft"}
+"""The commands that begin runs, by the settings that each of them takes."""
+
+
+def _needs_reference(config: RlConfig | SftConfig) -> bool:
+    return isinstance(config, RlConfig) and config.algorithm.resolve().needs_reference
+
+
+def _start_model(config: RlConfig | SftConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> str:
+    """Where the weights are that the run began with. Raises RunError if they are needed still, and gone."""
+    if checkpoint is None:
+        return resolve_model(config.model.name)
+    kept = folder.path.resolve() / KEPT_REFERENCE
+    if kept.is_dir():
+        return str(kept)
+    model = str(checkpoint.state["start_model"])
+    adds_adapters = config.model.lora is not None and (checkpoint.path / "adapter_config.json").exists()
+    is_gone = Path(model).is_absolute() and not Path(model).exists()
+    if is_gone and _needs_reference(config) and not adds_adapters:  # new adapters keep their base
+        raise RunError(
+            f"{folder.path}: the model that the run began with, {model}, is gone, and the run measures a KL from it. Bring "
+            f"it back, or begin a new run from these weights with --model {folder.path} and another --run.folder."
+        )
+    return model
 
 
 def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | None]:
@@ -306,9 +345,12 @@ def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | 
 
 
 def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
+    values = folder.config()
     try:
-        begun = _flat(parse(type(config), folder.config()))
+        begun = _flat(parse(type(config), values))
     except ConfigError as error:
+        if command := _other_command(values):
+            raise RunError(_of_another_command(folder, command, own=COMMANDS[type(config)])) from error
         raise RunError(f"{folder.config_path}: cannot be resumed by this version: {error}") from error
     now = _flat(config)
     differing = [
@@ -321,6 +363,25 @@ def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
             f"{folder.path}: this run was begun with other settings: {'; '.join(differing)}. Resume it with its "
             "own, or begin a new one with --run.folder other."
         )
+
+
+def _other_command(values: Mapping[str, Any]) -> str | None:
+    """The command whose settings these are; None if they are no command's."""
+    for kind, command in COMMANDS.items():
+        with suppress(ConfigError):
+            parse(kind, values)
+            return command
+    return None
+
+
+def _of_another_command(folder: RunFolder, command: str, *, own: str) -> str:
+    in_python = f"ventaja.{command}(…, folder={str(folder.path)!r}, run={{'resume': True}})"
+    in_a_shell = f"ventaja {command} {shlex.quote(str(folder.config_path))} --run.resume true"
+    return (
+        f"{folder.path}: this is a run of `ventaja {command}`, and `ventaja {own}` cannot go on with it. Go on with "
+        f"{in_python if folder.command().startswith('ventaja.') else in_a_shell} or begin a new run from its weights "
+        f"with --model {folder.path} and another --run.folder."
+    )
 
 
 def _flat(config: RlConfig | SftConfig) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from ventaja.training.data import held_out_prompts, unseen
 from ventaja.training.evaluation import full_marks, measure
 from ventaja.training.joints import check_engine, check_environment, make_engine, make_environment
 from ventaja.training.learner import Learner
+from ventaja.training.model import load_model
 from ventaja.training.notes import CUT_SAMPLING, Notes
 from ventaja.training.parts import all_found
 from ventaja.training.prompts import PromptStream, Rendered, left_out_note, render_all, room_note
 from ventaja.training.round import State
 from ventaja.training.scoring import Scorer
-from ventaja.training.session import Session, Start, load
+from ventaja.training.session import Session, Start
 from ventaja.training.truncation import Truncation
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -186,6 +187,6 @@ def _reference(start: Start, config: RlConfig, policy: Policy) -> Policy:
     if policy.has_adapters and policy.adapters_are_new(start.model):
         return policy
     bfloat16 = start.compute == torch.bfloat16
-    reference = load(config.model, start.model, precision="bfloat16" if bfloat16 else "float32")
+    reference = load_model(config.model, start.model, precision="bfloat16" if bfloat16 else "float32")
     reference.freeze()
     return reference

@@ -14,6 +14,7 @@ from ventaja.functional import nll_loss, token_mean
 from ventaja.models import Policy, TokenizedExample, render_example
 from ventaja.records import Example
 from ventaja.tracking import SFT_COLUMNS, Progress, Run, RunFolder, loading
+from ventaja.tracking.words import counted
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import SftConfig, SftDataConfig
 from ventaja.training.data import hold_out, training_examples
@@ -62,8 +63,8 @@ def _train(
         steps = run.updates or passes.steps(run.epochs, run.batch_size)
         if not steps:
             raise ConfigError(
-                f"run.epochs: {run.epochs} epochs use no row at all, so small are the weights in data.source. "
-                "Raise them."
+                f"run.epochs: {counted(run.epochs, 'epoch')} would use no row at all, so small are the weights in "
+                "data.source. Raise them."
             )
         done = int(start.checkpoint.path.name) if start.checkpoint else 0
         progress = Progress(steps, SFT_COLUMNS, unit="step", start=done, console=console)
@@ -163,18 +164,19 @@ def _tokenize(
             cut += 1
         kept.append(tokens)
         weights.append(example.weight)
+    limit = "" if longest is None else counted(longest, "token")
     if long_prompts:
-        say(f"{long_prompts} examples have prompts longer than data.max_prompt_tokens and are left out.")
+        say(f"Left out: {counted(long_prompts, 'example')} with a prompt longer than data.max_prompt_tokens.")
     if cut:
-        say(f"{cut} examples are longer than {longest} tokens and lose their end (data.too_long: truncate).")
+        say(f"Cut after {limit}: {counted(cut, 'example')} (data.too_long: truncate).")
     if long:
-        why = "" if data.too_long == "leave_out" else ", before any answer begins,"
-        say(f"{long} examples are longer than {longest} tokens{why} and are left out.")
+        why = "" if data.too_long == "leave_out" else ", before any answer begins"
+        say(f"Left out: {counted(long, 'example')} longer than {limit}{why}.")
     if not kept:
         reasons = [
-            f"{long_prompts} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
+            f"{counted(long_prompts, 'prompt')} longer than data.max_prompt_tokens={data.max_prompt_tokens}"
         ] * bool(long_prompts) + [
-            f"{long} examples are longer than {longest} tokens (data.too_long: {data.too_long})"
+            f"{counted(long, 'example')} longer than {limit} (data.too_long: {data.too_long})"
         ] * bool(long)
         raise DataError(
             f"no example is left: {' and '.join(reasons)}. Raise these limits, or shorten the examples."

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ventaja.records import Given, Group, Judgement, Prompt, Trajectory, read_groups
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.markup import as_value, escaped
-from ventaja.tracking.words import shortened
+from ventaja.tracking.words import counted, shortened
 
 _MOST_CHARACTERS = 3000
 
@@ -49,9 +49,9 @@ def _prompt(prompt: Prompt) -> str:
 
 
 def _trajectory(trajectory: Trajectory, judgement: Judgement | None) -> str:
-    facts = [f"{sum(trajectory.is_chosen)} tokens", f"ended by {trajectory.stop.value}"]
+    facts = [counted(sum(trajectory.is_chosen), "token"), f"ended by {trajectory.stop.value}"]
     if len(trajectory.turns) > 1:
-        facts.append(f"{len(trajectory.turns)} turns")
+        facts.append(counted(len(trajectory.turns), "turn"))
     faults = ""
     if judgement is not None:
         facts.insert(0, f"reward {judgement.reward:.4g}" if judgement.is_valid else "not judged validly")
