@@ -6,7 +6,8 @@ from pathlib import Path
 from ventaja import yaml
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.config import AlgorithmConfig
-from ventaja.training.parts import KINDS, check_parts
+from ventaja.training.parts import KINDS
+from ventaja.training.trial import check_parts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
 

@@ -12,11 +12,11 @@ from tiny_task import group
 
 from ventaja.errors import ConfigError, RunError
 from ventaja.models import Bundle, Policy, pack_row
-from ventaja.models.memory import check_memory_limit, data_in_use, memory_limit
+from ventaja.models.memory import check_memory_limit, data_in_use, is_out_of_memory, memory_limit
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import OptimiserConfig
 from ventaja.training.optimiser import Optimiser
-from ventaja.training.row_budget import RowBudget, is_out_of_memory
+from ventaja.training.row_budget import RowBudget
 
 ANSWERS = [(5, 6, 7, 8), (9, 10, 11), (12, 13, 14, 15, 16), (17, 18)]
 

@@ -42,7 +42,8 @@ from ventaja.training.batch import Batch
 from ventaja.training.config import AlgorithmConfig, algorithm_settings, resolved
 from ventaja.training.credit import RunningMean, credit
 from ventaja.training.objective import PolicyObjective, kl_in_reward, token_weights
-from ventaja.training.parts import KINDS, Own, check_parts
+from ventaja.training.parts import KINDS, Own
+from ventaja.training.trial import check_parts
 
 
 def quadratic(log_ratio, advantage, clip_high):

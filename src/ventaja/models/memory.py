@@ -76,3 +76,19 @@ def data_in_use() -> float:
     """GiB of this process's data, as the limit counts it (Linux)."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmData")) / 2**20
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if this is how torch, or a library below it, says that memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(
+        text in str(error)
+        for text in (
+            "can't allocate memory",
+            "out of memory",
+            "std::bad_alloc",
+            "bad allocation",
+            "ALLOC_FAILED",
+        )
+    )

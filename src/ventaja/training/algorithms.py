@@ -13,6 +13,7 @@ from pydantic import ConfigDict, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from ventaja.errors import ConfigError
+from ventaja.named import GIVEN_IN_PYTHON
 from ventaja.training.parts import CLIPS, KINDS, Own, Part, chosen, part_of
 
 Function = Callable[..., Any]
@@ -304,3 +305,17 @@ def without_effect(algorithm: Algorithm, part: str) -> str | None:
     if part == "max_sampling_factor" and not algorithm.dynamic_sampling:
         return "dynamic_sampling is off"
     return None
+
+
+def all_found(algorithm: Algorithm) -> Algorithm:
+    """The algorithm itself. Raises ConfigError if it names a function that only another program has."""
+    for kind in KINDS:
+        own = getattr(algorithm, kind)
+        if isinstance(own, Own) and own.function is None:
+            name = own.removesuffix(GIVEN_IN_PYTHON).strip()
+            raise ConfigError(
+                f"algorithm.{kind}: {own}: the run was begun by a program with this function, which cannot be found from "
+                "here. Go on from that program, with run={'resume': True}. Where the function stands in a file, a new "
+                f"run may name it: algorithm.{kind}: file.py:{name}"
+            )
+    return algorithm

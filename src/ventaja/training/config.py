@@ -24,7 +24,7 @@ from ventaja.errors import ConfigError
 from ventaja.named import GIVEN_IN_PYTHON
 from ventaja.settings import GENERATED, CpuWay, LoraSettings, Precision, Sampling, Settings
 from ventaja.training.algorithms import ALGORITHMS, PARTS, Algorithm, customised, without_effect
-from ventaja.training.parts import KINDS, check_parts, chosen
+from ventaja.training.parts import KINDS, Own, chosen
 from ventaja.training.validation import explain, setting_hint
 
 SHORT_FORMS = {
@@ -240,7 +240,12 @@ class _AlgorithmChoice(Settings):
             )
         given = {part: value for part in PARTS if (value := getattr(self, part)) is not None}
         algorithm = customised(ALGORITHMS[self.name], **given)
-        check_parts(algorithm)
+        if any(isinstance(getattr(algorithm, kind), Own) for kind in KINDS):
+            from ventaja.training.trial import (
+                check_parts,  # with torch: a run file without own functions does without
+            )
+
+            check_parts(algorithm)
         return algorithm
 
     @field_validator(*KINDS, mode="plain", check_fields=False)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ventaja import functional as F
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
+from ventaja.training.calling import group_advantage
 from ventaja.training.objective import kl_in_reward
-from ventaja.training.parts import group_advantage
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ventaja import functional as F
 from ventaja.models import TokenScores
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch, Row
-from ventaja.training.parts import call
+from ventaja.training.calling import call
 
 Stats = dict[str, Tensor]
 """Sums over tokens, by metric name; `tokens` counts them."""

@@ -4,9 +4,8 @@ A named one is a function of `ventaja.functional`, and what else the loop must k
 `KINDS`. Own or named, a part is called the same way: with those of the arguments of its kind that its signature asks
 for. So a function of the textbook can be handed in as it is, and wrapped.
 
-What a user's function gives is looked at (`trial.py`), and it is tried before a run begins. Named ones are not looked at,
-which on a GPU would wait for it. Nothing here loads torch until there is a function to call: a run file can be checked
-without.
+This is the table. `calling.py` calls them, and `trial.py` looks at what a user's function gives. Nothing here loads torch:
+a run file can be checked without.
 """
 
 from __future__ import annotations
@@ -17,16 +16,10 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ventaja.errors import ConfigError, RunError, did_you_mean
+from ventaja.errors import ConfigError, did_you_mean
 from ventaja.named import GIVEN_IN_PYTHON, load_named, spec_of, where
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ventaja.training.algorithms import Algorithm
 
 CLIPS = ("clip_low", "clip_high", "dual_clip")
 """The settings of a surrogate's clip."""
@@ -203,7 +196,7 @@ def chosen(kind: str, value: object) -> str:
             raise ValueError(str(error).rstrip(".")) from error
         if not callable(function):
             raise ValueError(f"{value!r} is a {type(function).__name__}, not a function")
-        return _named_as(kind, function) or Own(value, function, _wants(kind, function, value))
+        return _named_as(kind, function) or Own(value, function, wants_of(kind, function, value))
     if not callable(value):
         hint = did_you_mean(value, named) if isinstance(value, str) else ""
         raise ValueError(
@@ -211,7 +204,7 @@ def chosen(kind: str, value: object) -> str:
             "file.py:function or package.module:function (in Python, the function)"
         )
     spec = spec_of(value)
-    return _named_as(kind, value) or Own(spec, value, _wants(kind, value, spec))
+    return _named_as(kind, value) or Own(spec, value, wants_of(kind, value, spec))
 
 
 def part_of(kind: str, value: object) -> Part:
@@ -220,63 +213,6 @@ def part_of(kind: str, value: object) -> Part:
         settings = tuple(n for n in CLIPS if value.function is None or n in value.wants.values())
         return Part(settings=settings, acts_at_zero=True)
     return KINDS[kind].named[str(value)]
-
-
-def call(algorithm: Algorithm, kind: str, **given: Any) -> Tensor:
-    """The result of the algorithm's part, for the arguments of its kind.
-
-    Raises RunError, with a page about the function, if one of the user's breaks or gives what cannot be used.
-    """
-    value = getattr(algorithm, kind)
-    if isinstance(value, Own):
-        from ventaja.training.trial import looked_at
-
-        return looked_at(kind, value, given, RunError)
-    part = part_of(kind, value)
-    has_ratio = part.with_ratio is not None and algorithm.ratio != "none"
-    function, wants = _textbook(kind, part.with_ratio if has_ratio else part.function)
-    return function(**{parameter: given[name] for parameter, name in wants.items()})
-
-
-def group_advantage(algorithm: Algorithm, reward_PG: Tensor, is_valid: Tensor) -> Tensor:
-    """[P, G], what the group baseline and the scale make of the returns of each prompt's answers."""
-    from ventaja.functional import group_standardised
-
-    if algorithm.scale == "group_std":  # it subtracts the group's mean itself
-        return group_standardised(reward_PG, is_valid=is_valid)
-    advantage = reward_PG
-    if isinstance(algorithm.baseline, Own):
-        advantage = reward_PG - call(algorithm, "baseline", reward=reward_PG, is_valid=is_valid)
-    elif part_of("baseline", algorithm.baseline).within_groups:
-        advantage = call(algorithm, "baseline", reward=reward_PG, is_valid=is_valid)
-    if isinstance(algorithm.scale, Own):
-        advantage = call(algorithm, "scale", advantage=advantage, is_valid=is_valid)
-    return advantage
-
-
-def all_found(algorithm: Algorithm) -> Algorithm:
-    """The algorithm itself. Raises ConfigError if it names a function that only another program has."""
-    for kind in KINDS:
-        own = getattr(algorithm, kind)
-        if isinstance(own, Own) and own.function is None:
-            name = own.removesuffix(GIVEN_IN_PYTHON).strip()
-            raise ConfigError(
-                f"algorithm.{kind}: {own}: the run was begun by a program with this function, which cannot be found from "
-                "here. Go on from that program, with run={'resume': True}. Where the function stands in a file, a new "
-                f"run may name it: algorithm.{kind}: file.py:{name}"
-            )
-    return algorithm
-
-
-def check_parts(algorithm: Algorithm) -> None:
-    """Try the user's functions on a few tiny tensors, on the CPU. Raises ConfigError with a page about what is wrong."""
-    for kind in KINDS:
-        own = getattr(algorithm, kind)
-        is_used = kind != "kl_estimator" or algorithm.kl != "none"
-        if isinstance(own, Own) and own.function is not None and is_used:
-            from ventaja.training.trial import try_out
-
-            try_out(algorithm, kind, own)
 
 
 def located(spec: str, function: Callable[..., Any] | None) -> str:
@@ -291,7 +227,7 @@ def located(spec: str, function: Callable[..., Any] | None) -> str:
 _AXES = re.compile(r"_[A-Z][A-Z0-9]*$")
 
 
-def _wants(kind: str, function: Callable[..., Any], spec: str) -> dict[str, str]:
+def wants_of(kind: str, function: Callable[..., Any], spec: str) -> dict[str, str]:
     """Which argument each parameter is given. Raises ValueError if one without a default cannot be given."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -319,13 +255,6 @@ def _wants(kind: str, function: Callable[..., Any], spec: str) -> dict[str, str]
                 "bind it with functools.partial"
             )
     return wants
-
-
-@functools.cache
-def _textbook(kind: str, name: str) -> tuple[Callable[..., Any], Mapping[str, str]]:
-    """A function of `ventaja.functional`, and what its parameters are given."""
-    function = getattr(import_module("ventaja.functional"), name)
-    return function, _wants(kind, function, name)
 
 
 def _named_as(kind: str, function: Callable[..., Any]) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from ventaja.errors import RunError
 from ventaja.models import Policy
+from ventaja.models.memory import is_out_of_memory
 from ventaja.training.batch import Row
 
 T = TypeVar("T")
@@ -88,19 +89,3 @@ def out_of_memory_explained(advice: str) -> Iterator[None]:
         raise RunError(
             f"memory ran out: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}. {advice}"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if this is how torch, or a library below it, says that memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(
-        text in str(error)
-        for text in (
-            "can't allocate memory",
-            "out of memory",
-            "std::bad_alloc",
-            "bad allocation",
-            "ALLOC_FAILED",
-        )
-    )

@@ -14,7 +14,7 @@ from ventaja.errors import ConfigError
 from ventaja.models import Policy
 from ventaja.rollouts import Asking, Engine
 from ventaja.tracking import RL_COLUMNS, Progress
-from ventaja.training.algorithms import Algorithm
+from ventaja.training.algorithms import Algorithm, all_found
 from ventaja.training.config import RlConfig
 from ventaja.training.data import held_out_prompts, unseen
 from ventaja.training.evaluation import full_marks, measure
@@ -22,7 +22,6 @@ from ventaja.training.joints import check_engine, check_environment, make_engine
 from ventaja.training.learner import Learner
 from ventaja.training.model import load_model
 from ventaja.training.notes import CUT_SAMPLING, Notes
-from ventaja.training.parts import all_found
 from ventaja.training.prompts import PromptStream, Rendered, left_out_note, render_all, room_note
 from ventaja.training.round import State
 from ventaja.training.scoring import Scorer

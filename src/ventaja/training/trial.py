@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ventaja.errors import ConfigError, VentajaError
+from ventaja.models.memory import is_out_of_memory
 from ventaja.named import one_line, where
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.parts import CLIPS, KINDS, Own, located
@@ -41,8 +42,6 @@ def looked_at(kind: str, own: Own, given: Mapping[str, Any], error: type[Ventaja
     except VentajaError:
         raise
     except Exception as problem:
-        from ventaja.training.row_budget import is_out_of_memory
-
         if is_out_of_memory(problem):
             raise
         raise page(f"raised {one_line(problem)}{_last_line(own, problem)}", "Mend it.") from problem
@@ -121,6 +120,15 @@ def _dtype(value: Tensor) -> str:
 
 
 # Trying it before the run -----------------------------------------------------------------------------------
+
+
+def check_parts(algorithm: Algorithm) -> None:
+    """Try the user's functions on a few tiny tensors, on the CPU. Raises ConfigError with a page about what is wrong."""
+    for kind in KINDS:
+        own = getattr(algorithm, kind)
+        is_used = kind != "kl_estimator" or algorithm.kl != "none"
+        if isinstance(own, Own) and own.function is not None and is_used:
+            try_out(algorithm, kind, own)
 
 
 def try_out(algorithm: Algorithm, kind: str, own: Own) -> None:
