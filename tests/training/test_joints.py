@@ -24,7 +24,7 @@ import ventaja
 from ventaja.cli import main
 from ventaja.environments import Environment, Reward, SingleTurn
 from ventaja.errors import ConfigError, RolloutError
-from ventaja.records import Given, Group, Judgement, Trajectory
+from ventaja.records import Given, Group, Judgement, Trajectory, read_groups
 from ventaja.rollouts import Engine, ScriptedEngine
 from ventaja.training import RlConfig, parse, train_rl
 
@@ -91,6 +91,36 @@ def test_an_environment_of_ones_own_from_a_run_file(run_file):
                 for two, second in zip(group.trajectories, group.judgements, strict=True):
                     if "a" in one.text and "a" not in two.text:
                         assert first.reward > second.reward
+
+
+def test_a_measurement_has_both_joints_too(run_file, model, tmp_path, capsys):
+    path, folder = run_file(environment={"kind": WORLD, "options": {"word": "a"}}, reward=None)
+    assert main(["rl", path]) == 0
+    capsys.readouterr()
+    output = tmp_path / "answers.parquet"
+    flags = [
+        "--environment.kind",
+        WORLD,
+        "--environment.options.word",
+        "a",
+        "--engine",
+        ENGINE,
+        "--output",
+        str(output),
+    ]
+    data = [
+        "--data",
+        str(tmp_path / "prompts.jsonl"),
+        "--sampling.max_tokens",
+        "4",
+        "--model.precision",
+        "float32",
+    ]
+    assert main(["eval", "--model", str(folder), *data, *flags, "--model.device", "cpu"]) == 0
+    assert len(read_groups(output)) == 8
+    for group in read_groups(output):  # the environment's own rewards
+        assert sum(j.reward for j in group.judgements) == pytest.approx(6 / 3)
+    assert "mean reward" in capsys.readouterr().out.lower()
 
 
 def test_objects_in_python(model, tmp_path):

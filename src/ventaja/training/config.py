@@ -467,8 +467,8 @@ def _moved(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-class RlConfig(Config):
-    """A reinforcement-learning run (`ventaja rl`)."""
+class RolloutConfig(Config):
+    """What is played through and judged: a run's rollouts, and a measurement's."""
 
     model: ModelConfig
     data: DataConfig | None = None
@@ -476,10 +476,6 @@ class RlConfig(Config):
     reward: RewardConfig = RewardConfig()
     engine: EngineConfig = EngineConfig()
     sampling: Sampling = Sampling()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-    eval: EvalConfig = EvalConfig()
-    run: RlRunConfig
 
     @model_validator(mode="before")
     @classmethod
@@ -490,6 +486,15 @@ class RlConfig(Config):
         environment = value.get("environment")
         kind = environment.get("kind") if isinstance(environment, Mapping) else environment
         return value if kind not in (None, EnvironmentConfig().kind) else {**value, "data": {}}
+
+
+class RlConfig(RolloutConfig):
+    """A reinforcement-learning run (`ventaja rl`)."""
+
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    eval: EvalConfig = EvalConfig()
+    run: RlRunConfig
 
     @model_validator(mode="after")
     def _check(self) -> RlConfig:
@@ -545,14 +550,9 @@ class SftConfig(Config):
         return self
 
 
-class EvaluationConfig(Config):
+class EvaluationConfig(RolloutConfig):
     """A measurement of one model on one task (`ventaja eval`)."""
 
-    model: ModelConfig
-    data: DataConfig
-    reward: RewardConfig = RewardConfig()
-    engine: EngineConfig = EngineConfig()
-    sampling: Sampling = Sampling()
     samples: int = Field(4, ge=1)
     """Sampled answers per problem: accuracy is their mean, pass@k comes from them."""
     seed: int = Field(0, ge=0)
@@ -583,7 +583,7 @@ class EvaluationConfig(Config):
                 raise ValueError(
                     f"reward.{name} would have no effect: it acts on training, and this only measures"
                 )
-        if any(part.weight != 1 for part in self.data.sources):
+        if self.data is not None and any(part.weight != 1 for part in self.data.sources):
             raise ValueError(
                 "data.source: a weight would have no effect, for every problem is measured once. Leave it out"
             )

@@ -13,14 +13,13 @@ from statistics import fmean
 from rich.console import Console
 
 from ventaja.disk import unwritable
-from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
+from ventaja.environments import Environment, Reward, noted_metrics
 from ventaja.errors import RewardError, RunError
 from ventaja.records import Completion, Group, Judgement, write_groups
 from ventaja.rollouts import Asking, roll_out
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
 from ventaja.training.config import EvaluationConfig
-from ventaja.training.data import training_prompts
-from ventaja.training.joints import load_rewards, make_engine
+from ventaja.training.joints import make_engine, make_environment
 from ventaja.training.model import load_model
 from ventaja.training.prompts import Rendered, left_out_note, render_all, room_note
 
@@ -80,13 +79,10 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
     if config.output is not None:
         _check_output(config.output)
     with loading(config.model.name, console):
-        rewards = load_rewards(config.reward, config.data.source)
-        prompts = training_prompts(config.data)
-        environment = SingleTurn(
-            prompts=prompts, rewards=rewards, timeout=config.reward.timeout, overlap=config.reward.overlap
-        )
+        environment = make_environment(config)
         policy = load_model(config.model)
-    limit = config.data.max_prompt_tokens
+        engine = make_engine(config.engine, policy)
+    limit = config.data.max_prompt_tokens if config.data else None
     problems = render_all(policy, environment.prompts, max_prompt_tokens=limit)
     progress = Progress(
         len(problems) * (config.samples + 1),
@@ -114,10 +110,11 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
         progress.phase(name)
         yield
 
+    engine.load(policy, version=0)
     with progress:
         result, sampled = measure(
             Asking(
-                engine=make_engine(config.engine, policy),
+                engine=engine,
                 sampling=config.sampling,
                 vocabulary=policy.vocabulary,
                 phase=phase,
@@ -127,7 +124,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
             problems,
             samples=config.samples,
             seed=config.seed,
-            full_marks=full_marks(rewards),
+            full_marks=full_marks(getattr(environment, "rewards", ())),
             max_broken_fraction=config.reward.max_broken_fraction,
         )
     if config.output is not None:

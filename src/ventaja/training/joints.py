@@ -13,12 +13,18 @@ from ventaja.named import GIVEN_IN_PYTHON, load_named, one_line
 from ventaja.records import Prompt
 from ventaja.rollouts import Engine, LocalEngine
 from ventaja.settings import GENERATED
-from ventaja.training.config import EngineConfig, MixedSourceConfig, RewardConfig, RlConfig, changed_settings
+from ventaja.training.config import (
+    EngineConfig,
+    MixedSourceConfig,
+    RewardConfig,
+    RolloutConfig,
+    changed_settings,
+)
 from ventaja.training.data import training_prompts
 
 
 def make_engine(config: EngineConfig, policy: Policy) -> Engine:
-    """The engine of these settings; one of somebody's own is handed the policy's weights.
+    """The engine of these settings, which has yet to be handed the policy's weights by `load`.
 
     Raises ConfigError if there is none of that name, if its options do not fit, or if it is no engine.
     """
@@ -26,12 +32,11 @@ def make_engine(config: EngineConfig, policy: Policy) -> Engine:
         return LocalEngine(policy, max_batch=config.max_batch)
     engine = _made("engine", config.kind, config.options)
     check_engine(engine)
-    engine.load(policy, version=0)
     return engine
 
 
 def make_environment(
-    config: RlConfig, *, prompts: Sequence[Prompt] | None = None, rewards: Sequence[Reward] | None = None
+    config: RolloutConfig, *, prompts: Sequence[Prompt] | None = None, rewards: Sequence[Reward] | None = None
 ) -> Environment:
     """The environment of these settings; `prompts` and `rewards` stand in for what they would load.
 
