@@ -402,7 +402,7 @@ _WITHOUT = (
         trl="repetition_penalty generation_kwargs",
     ),
     *_without(
-        "an answer is one turn, without tools",
+        "no world of several turns or with tools is built in; `environment` takes one of your own",
         trl="max_tool_calling_iterations",
         verl=f"{_ROLLOUT}.multi_turn.* {_ROLLOUT}.agent.*",
         openrlhf="agent_func_path",
