@@ -46,7 +46,7 @@ def world(judge: object = numbers) -> SingleTurn:
 
 
 def run(engine: Engine, environment: SingleTurn, limit: float) -> list[Group]:
-    ask = Asking(engine=engine, sampling=Sampling(), vocabulary=9)
+    ask = Asking(engine=engine, sampling=Sampling(), vocabulary=9, tokenizer=None)
     return roll_out(environment, ask, REQUESTS, max_broken_fraction=limit)
 
 

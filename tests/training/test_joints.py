@@ -340,6 +340,37 @@ def test_given_tokens_go_through_the_whole_loop(model, tmp_path):
         assert run.report().exists()
 
 
+def test_an_environment_is_told_where_texts_are_and_how_to_say_them(model, tmp_path):
+    told = []
+
+    class Curious(SingleTurn):
+        def rollout(self, ask, requests):
+            [[said, *_], *_] = ask(requests)
+            told.append((said, ask.offsets(said), ask.encode("ab.")))
+            return super().rollout(ask, requests)
+
+    words = tokenizer()
+    engine = ScriptedEngine(words, lambda prompt, k: "abc"[: k + 1])
+    config = parse(
+        RlConfig, rl_values(tmp_path / "run", model, run={"rounds": 1, "completions_per_round": 4})
+    )
+    environment = Curious(prompts=prompts(), rewards=[Reward(share_of_a, "r")])
+    train_rl(config, engine=engine, environment=environment, console=quiet())
+    [(said, offsets, tokens)] = told
+    assert said.text == "a"
+    assert offsets == ((0, 1), (1, 1))  # its letter, and the end, which has no text
+    assert tokens == tuple(words.convert_tokens_to_ids(list("ab.")))
+
+    class Lying(Curious):
+        def rollout(self, ask, requests):
+            ask.offsets(replace(ask(requests)[0][0], text="b"))
+
+    config = parse(RlConfig, rl_values(tmp_path / "lying", model))
+    environment = Lying(prompts=prompts(), rewards=[Reward(share_of_a, "r")])
+    with pytest.raises(RolloutError, match="says 'b', but its 2 tokens decode to 'a'"):
+        train_rl(config, engine=engine, environment=environment, console=quiet())
+
+
 # ---------------------------------------------------------------------- before anything is loaded
 
 

@@ -49,6 +49,7 @@ def measured(
             engine=ScriptedEngine(words, script),
             sampling=Sampling(max_tokens=max_tokens),
             vocabulary=len(words),
+            tokenizer=words,
             should_stop=should_stop,
         ),
         SingleTurn(prompts=asked, rewards=[Reward(judge, "r")]),

@@ -24,6 +24,20 @@ class Ask(Protocol):
         """`count` completions for each request, in order. It may be asked several times in one rollout."""
         ...
 
+    def offsets(self, completion: Completion) -> tuple[tuple[int, int], ...]:
+        """Where each token's text begins and ends in the completion's text, in characters: (start, end) per token.
+
+        From the tokens as they were sampled. The pieces, one behind the other, are the text; a character that is spread
+        over several tokens belongs to the last of them, and a token without text begins and ends at the same place.
+        Raises RolloutError if the text is not that of the tokens.
+        """
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The policy's tokens for a text that is put between its turns (`Given`): no token is added at either end, and
+        names of special tokens in the text become those tokens."""
+        ...
+
 
 @runtime_checkable
 class Environment(Protocol):

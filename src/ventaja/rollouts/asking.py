@@ -18,6 +18,8 @@ import torch
 
 from ventaja.environments import Environment, check_broken
 from ventaja.errors import RolloutError, VentajaError
+from ventaja.models.chat import Tokenizer
+from ventaja.models.offsets import Offsets, token_offsets
 from ventaja.records import Completion, Finished, Group, Judgement, Request, Trajectory
 from ventaja.rollouts.engine import Engine, Interrupted, Sampling
 
@@ -37,6 +39,8 @@ class Asking:
     """Optimiser steps that the engine's weights have seen: completions must be theirs."""
     vocabulary: int
     """Token ids are below it."""
+    tokenizer: Tokenizer
+    """The policy's: what its tokens say."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked before each token: if True, sampling raises Interrupted."""
     phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
@@ -59,6 +63,14 @@ class Asking:
             answers = self.engine.sample(requests, self.sampling, should_stop=self.should_stop, **told)
         self._check(requests, answers)
         return answers
+
+    def offsets(self, completion: Completion) -> Offsets:
+        """See `Ask.offsets`."""
+        return token_offsets(self.tokenizer, completion.token_ids, completion.text)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """See `Ask.encode`."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check(self, requests: Sequence[Request], answers: Any) -> None:
         who = f"the engine {_name(self.engine)}"

@@ -117,6 +117,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
                 engine=engine,
                 sampling=config.sampling,
                 vocabulary=policy.vocabulary,
+                tokenizer=policy.tokenizer,
                 phase=phase,
                 finished=finished,
             ),

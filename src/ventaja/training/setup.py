@@ -136,6 +136,7 @@ class RlRun:
             sampling=self.config.sampling,
             version=self.policy.updates,
             vocabulary=self.policy.network.vocabulary,
+            tokenizer=self.policy.network.tokenizer,
             should_stop=lambda: self.session.interrupts.received is not None,
             phase=phase,
         )
