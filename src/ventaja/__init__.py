@@ -45,7 +45,7 @@ if (
 ):
     # A thread of torch's waits for the others in a loop, on a core that one of them may need, and sleeps only after
     # milliseconds. With a hundredth of that a CPU is faster, and beside a busy process several times (`cpu.threads`).
-    os.environ["GOMP_SPINCOUNT"] = "3000"
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 __all__ = [
     "ALGORITHMS",

@@ -14,7 +14,7 @@ NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "VENTAJA_CPU")
 @pytest.mark.parametrize(
     ("first", "said", "expected"),
     [
-        ("", {}, "3000"),
+        ("", {}, "2000"),
         ("import torch", {}, "None"),  # too late: it has read what was there
         ("", {"GOMP_SPINCOUNT": "7"}, "7"),
         ("", {"OMP_WAIT_POLICY": "passive"}, "None"),
