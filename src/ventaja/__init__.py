@@ -44,7 +44,7 @@ if (
     and os.environ.get("VENTAJA_CPU") != "plain"
 ):
     # A thread of torch's waits for the others in a loop, on a core that one of them may need, and sleeps only after
-    # milliseconds. With a hundredth of that a CPU is faster, and beside a busy process several times (`cpu.threads`).
+    # milliseconds. With a hundredth of that a run is as fast alone, and far faster beside a busy process (`cpu.threads`).
     os.environ["GOMP_SPINCOUNT"] = "2000"
 
 __all__ = [

@@ -3,16 +3,13 @@
 A decoding step is some thousand small loops, and after each of them every thread waits for the slowest. With all cores
 taken by our threads and one busy process beside them, one thread is always waiting for its turn, and so are the others.
 
-         core 0   core 1                       core 0   core 1                     core 0   core 1
-    ms 0 ours A   ours B      B's turn    ms 0 ours A   busy       A sleeps   ms 0 ours B   busy       core 0 is free,
-       1 A done   busy        is over        1 A spins  busy       instead       1 ours B   busy       so B goes on
-       … A spins  busy                       … A spins  busy                       both done           there at once
+One that waits in a loop keeps its core from the very one that it waits for: two cores then give a twentieth of their speed.
 
-A waiting thread that spins keeps its core from the one that it waits for: two cores then give a twentieth of their speed.
-So waiting threads are told to sleep soon (`ventaja/__init__.py`, as long as torch is not loaded yet): GOMP_SPINCOUNT,
-2,000 turns of the loop in place of 300,000. Sampling and training (SmolLM2, two cores that share what a spinning thread
-takes) ran at 1,380 tokens/s and 2.3 s a pass alone and 535 and 4.2 beside a busy process; at 300,000 it was 1,250 and 2.6,
-380 and 6.3; at 100, 985 and 2.25, 790 and 3.85. And one thread fewer leaves the neighbour a core, so that nobody waits.
+    core 0   A works │ A waits for B, in a loop …………………… │ A works       a waiting thread that sleeps would have
+    core 1   B works │ the busy process, for milliseconds │ B works       left its core to B at once
+
+So waiting threads are told to sleep soon, where torch is not loaded yet (`ventaja/__init__.py` sets GOMP_SPINCOUNT to 2,000
+turns of the loop; it is 300,000 otherwise). And one thread fewer leaves the neighbour a core, so that nobody waits.
 
 When the system takes the processor from this process's threads again and again (it counts these involuntary context
 switches), the next step is timed with fewer threads; what is faster stays. Every so often one step more is timed with
