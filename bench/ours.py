@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import ventaja  # before torch, as a command has it: torch reads how long its threads are to wait  # isort: skip
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -18,13 +23,35 @@ from ventaja.models import Bundle, Policy, load_policy, pack_row, render_prompt,
 from ventaja.models.catalog import packaged_model
 from ventaja.models.layout import PackedRow
 from ventaja.models.memory import keep_freed_memory
-from ventaja.records import Prompt
-from ventaja.rollouts import LocalEngine, Request, Sampling
+from ventaja.records import Prompt, Request
+from ventaja.rollouts import LocalEngine, Sampling
+
+ASKED = Prompt(id="bench", content="")
+"""Of requests whose tokens say all that matters."""
 
 
 def prompt_ids(policy: Policy) -> list[tuple[int, ...]]:
     prompts = [Prompt(id=str(i), content=tuple(q)) for i, q in enumerate(questions())]  # type: ignore[arg-type]
     return [render_prompt(policy.tokenizer, prompt) for prompt in prompts]
+
+
+def transformers_generate(policy: Policy, ids: Sequence[tuple[int, ...]]) -> tuple[Callable[[], None], int]:
+    """transformers' way of sampling the workload, each answer of full length, and how many tokens that is."""
+    dtype = policy.head.linear.weight.dtype
+    model: Any = AutoModelForCausalLM.from_pretrained(packaged_model("smollm2-135m"), dtype=dtype)
+    tokenizer: Any = policy.tokenizer
+    tokenizer.padding_side = "left"
+    texts = [tokenizer.decode(i) for i in ids for _ in range(ANSWERS)]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+
+    def generate() -> None:
+        with torch.inference_mode():
+            model.generate(
+                **inputs, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+                min_new_tokens=MAX_TOKENS, max_new_tokens=MAX_TOKENS,
+            )  # fmt: skip
+
+    return generate, PROMPTS * ANSWERS * MAX_TOKENS
 
 
 def sampling(repeats: int) -> None:
@@ -34,24 +61,18 @@ def sampling(repeats: int) -> None:
     engine = LocalEngine(policy)
     ids = prompt_ids(policy)
     dtype = policy.head.linear.weight.dtype
-    model: Any = AutoModelForCausalLM.from_pretrained(packaged_model("smollm2-135m"), dtype=dtype)
-    tokenizer = policy.tokenizer
-    tokenizer.padding_side = "left"
-    texts = [tokenizer.decode(i) for i in ids for _ in range(ANSWERS)]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    tokens = PROMPTS * ANSWERS * MAX_TOKENS
+    generate, tokens = transformers_generate(policy, ids)
     ours, theirs = [], []
     for repeat in range(repeats + 1):
-        requests = [Request(prompt_ids=i, count=ANSWERS, seed=(repeat, p)) for p, i in enumerate(ids)]
+        requests = [
+            Request(prompt=ASKED, prompt_ids=i, count=ANSWERS, seed=(repeat, p)) for p, i in enumerate(ids)
+        ]
         with Timer() as timer:
             engine.load(policy, version=repeat)  # new weights each time, as in a run
             engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
         ours.append(tokens / timer.seconds)
-        with torch.inference_mode(), Timer() as timer:
-            model.generate(
-                **inputs, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
-                min_new_tokens=MAX_TOKENS, max_new_tokens=MAX_TOKENS,
-            )  # fmt: skip
+        with Timer() as timer:
+            generate()
         theirs.append(tokens / timer.seconds)
     emit(ours=ours[1:], theirs=theirs[1:], precision=str(dtype).removeprefix("torch."), prompt_ids=ids)
 
@@ -59,7 +80,10 @@ def sampling(repeats: int) -> None:
 def sample_bundles(policy: Policy) -> list[Bundle]:
     """The workload's prompts with answers of about 22 tokens on average, sampled once."""
     engine = LocalEngine(policy)
-    requests = [Request(prompt_ids=i, count=ANSWERS, seed=(0, p)) for p, i in enumerate(prompt_ids(policy))]
+    requests = [
+        Request(prompt=ASKED, prompt_ids=i, count=ANSWERS, seed=(0, p))
+        for p, i in enumerate(prompt_ids(policy))
+    ]
     groups = engine.sample(requests, Sampling(max_tokens=MAX_TOKENS))
     engine.release()
     return [
@@ -115,31 +139,116 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return best
 
 
-def rounds(repeats: int, algorithm_skip: bool) -> None:
-    """Whole GRPO rounds, as `ventaja.rl` runs them."""
-    import ventaja
+def grpo(
+    rounds: int,
+    *,
+    on_round: Callable[[ventaja.Run, int], None] | None = None,
+    reward: Callable[..., list[float]] | None = None,
+) -> dict[str, list[float]]:
+    """Whole GRPO rounds, as `ventaja.rl` runs them: the columns of their metrics. The first round warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = ventaja.rl(
+            model="smollm2-135m",
+            prompts=questions(),
+            reward=reward or (lambda completion_ids, **_: spread_reward(completion_ids)),
+            algorithm={"name": "grpo", "kl": "none", "group_size": ANSWERS},
+            rounds=rounds,
+            folder=Path(folder) / "run",
+            sampling={"max_tokens": MAX_TOKENS},
+            optimiser={"learning_rate": LEARNING_RATE},
+            run={"completions_per_round": PROMPTS * ANSWERS, "trackers": []},
+            on_round=on_round,
+        )
+        names = [f"seconds/{part}" for part in ("sampling", "judging", "training")]
+        return {n: run.column(n) for n in (*names, "completions/mean_length", "frac_reward_zero_std")}
 
+
+def seconds(columns: dict[str, list[float]]) -> list[float]:
+    """Of each round."""
+    return [sum(s) for s in zip(*(c for n, c in columns.items() if n.startswith("seconds/")), strict=True)]
+
+
+def rounds(repeats: int, algorithm_skip: bool) -> None:
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
         scores = spread_reward(completion_ids)
         if algorithm_skip:  # half of the groups have equal rewards, as in a run that goes well
             scores = [0.0 if (i // ANSWERS) % 2 else score for i, score in enumerate(scores)]
         return scores
 
-    with tempfile.TemporaryDirectory() as folder:
-        run = ventaja.rl(
-            model="smollm2-135m",
-            prompts=questions(),
-            reward=reward,
-            algorithm={"name": "grpo", "kl": "none", "group_size": ANSWERS},
-            rounds=repeats + 1,
-            folder=Path(folder) / "run",
-            sampling={"max_tokens": MAX_TOKENS},
-            optimiser={"learning_rate": LEARNING_RATE},
-            run={"completions_per_round": PROMPTS * ANSWERS, "trackers": []},
-        )
-        parts = {n: run.column(f"seconds/{n}")[1:] for n in ("sampling", "judging", "training")}
-        skipped = run.column("frac_reward_zero_std")[1:]
-    emit(seconds=[sum(s) for s in zip(*parts.values(), strict=True)], parts=parts, skipped=skipped)
+    columns = grpo(repeats + 1, reward=reward)
+    parts = {n.split("/")[1]: c[1:] for n, c in columns.items() if n.startswith("seconds/")}
+    emit(seconds=seconds(columns)[1:], parts=parts, skipped=columns["frac_reward_zero_std"][1:])
+
+
+def parts(repeats: int) -> None:
+    """Rounds with everything on, and between any two of them one with a part of `ventaja.cpu` off."""
+    from parts import PARTS
+
+    order = ["warm-up", "all"]
+    order += [name for part in list(PARTS) * repeats for name in (part, "all")]
+    block = ExitStack()
+
+    def switch(run: ventaja.Run, number: int) -> None:
+        block.close()
+        if number < len(order) and order[number] in PARTS:
+            block.enter_context(PARTS[order[number]]())
+
+    columns = grpo(len(order), on_round=switch)
+    cost = [s / n for s, n in zip(seconds(columns), columns["completions/mean_length"], strict=True)]
+    ratios = {
+        part: [
+            2
+            * cost[i]
+            / (cost[i - 1] + cost[i + 1])  # answers' lengths differ from round to round: per token
+            for i, name in enumerate(order)
+            if name == part
+        ]
+        for part in PARTS
+    }
+    emit(ratios=ratios, all=[s for s, name in zip(seconds(columns), order, strict=True) if name == "all"])
+
+
+def neighbour(repeats: int) -> None:
+    """Rounds and transformers' generate: alone, and beside one other busy process."""
+    busy: list[subprocess.Popen[bytes]] = []
+
+    def come() -> None:
+        busy.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+
+    def go() -> None:
+        while busy:
+            busy.pop().kill()
+
+    def on_round(run: ventaja.Run, number: int) -> None:
+        if number == repeats + 1:
+            come()
+
+    try:
+        columns = grpo(2 * repeats + 1, on_round=on_round)
+    finally:
+        go()
+    lengths, sampled = columns["completions/mean_length"], columns["seconds/sampling"]
+    speed = [PROMPTS * ANSWERS * n / s for n, s in zip(lengths, sampled, strict=True)]
+    whole, split = seconds(columns), repeats + 1
+    policy = load_policy("smollm2-135m")
+    generate, tokens = transformers_generate(policy, prompt_ids(policy))
+    theirs: dict[str, list[float]] = {"alone": [], "beside": []}
+    generate()
+    for name, values in theirs.items():
+        if name == "beside":
+            come()
+        try:
+            for _ in range(2):
+                with Timer() as timer:
+                    generate()
+                values.append(tokens / timer.seconds)
+        finally:
+            go()
+    emit(
+        rounds={"alone": whole[1:split], "beside": whole[split:]},
+        sampling={"alone": speed[1:split], "beside": speed[split:]},
+        theirs=theirs,
+    )
 
 
 def same_loss(samples: Path) -> None:
@@ -193,7 +302,9 @@ def growth() -> None:
             torch.randint(3, 40000, (prompt,), generator=generator).tolist()
             for _ in range(max(1, 64 // answers))
         ]
-        requests = [Request(prompt_ids=tuple(i), count=answers, seed=(p,)) for p, i in enumerate(ids)]
+        requests = [
+            Request(prompt=ASKED, prompt_ids=tuple(i), count=answers, seed=(p,)) for p, i in enumerate(ids)
+        ]
         sampled, trained = [], []
         for _ in range(3):
             with Timer() as timer:
@@ -213,7 +324,17 @@ def growth() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "what", choices=["sampling", "training", "round", "round-skipping", "same-loss", "growth"]
+        "what",
+        choices=[
+            "sampling",
+            "training",
+            "round",
+            "round-skipping",
+            "same-loss",
+            "growth",
+            "parts",
+            "neighbour",
+        ],
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=Path)
@@ -227,7 +348,8 @@ def main() -> None:
     elif arguments.what.startswith("round"):
         rounds(arguments.repeats, arguments.what == "round-skipping")
     else:
-        {"sampling": sampling, "training": training}[arguments.what](arguments.repeats)
+        what = {"sampling": sampling, "training": training, "parts": parts, "neighbour": neighbour}
+        what[arguments.what](arguments.repeats)
 
 
 if __name__ == "__main__":

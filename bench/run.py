@@ -49,6 +49,8 @@ def main() -> None:
     prompts = results["sampling"].pop("prompt_ids")
     if peers:
         results["vllm"] = vllm(peers[1], prompts, results["sampling"]["precision"], arguments.repeats)
+    results["parts"] = ours("parts", repeats=3)
+    results["neighbour"] = ours("neighbour", repeats=3)
     results["rounds"] = rounds(
         peers[0] if peers else None,
         results["sampling"]["precision"],
@@ -308,7 +310,48 @@ def section(results: dict[str, Any]) -> list[str]:
             f"| {axis} | {prompt} | {answers} | {length} | {sampled:,.0f} | {trained:,.0f} |"
             for axis, prompt, answers, length, sampled, trained in results["growth"]["points"]
         ),
+        *without_each_part(results),
+        *beside_a_neighbour(results),
     ]
+
+
+def without_each_part(results: dict[str, Any]) -> list[str]:
+    """What a round takes with one part of `ventaja.cpu` off; nothing where it was not measured."""
+    if not results.get("parts"):
+        return []
+    return [
+        "",
+        "A whole GRPO round with one fast part switched off, relative to the rounds before and after it, per token:",
+        "",
+        "| without | round |",
+        "|---|---|",
+        *(f"| {part} | {median(ratios):.2f}× |" for part, ratios in results["parts"]["ratios"].items()),
+    ]
+
+
+def beside_a_neighbour(results: dict[str, Any]) -> list[str]:
+    """Alone and beside one other busy process; nothing where it was not measured."""
+    if not (found := results.get("neighbour")):
+        return []
+    rows = (
+        ("GRPO round, s (the first one beside it included)", found["rounds"], ".2f"),
+        ("sampling in it, tokens/s", found["sampling"], ",.0f"),
+        ("transformers generate, tokens/s", found["theirs"], ",.0f"),
+    )
+    return [
+        "",
+        "Beside one other busy process on the same cores:",
+        "",
+        "| | alone | beside it | of its speed |",
+        "|---|---|---|---|",
+        *(_row_beside(what, values, form) for what, values, form in rows),
+    ]
+
+
+def _row_beside(what: str, values: dict[str, list[float]], form: str) -> str:
+    alone, beside = median(values["alone"]), median(values["beside"])
+    share = alone / beside if what.startswith("GRPO") else beside / alone
+    return f"| {what} | {alone:{form}} | {beside:{form}} | {share:.0%} |"
 
 
 def shared_beginning(training: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """An environment of your own: every answer plays against the other answers to its prompt. A reward function sees one
 answer at a time, or all of them in a heap; an environment sees who answered what.
 
-ventaja rl run.yaml --environment examples/own_environment.py:Tournament
+ventaja rl run.yaml --environment examples/own_environment.py:Tournament      (a run file without `reward`)
 """
 
 from dataclasses import replace

@@ -15,7 +15,7 @@ from ventaja.records import Example, Message, Prompt
 from ventaja.rollouts import Engine
 from ventaja.tracking import Run
 from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
-from ventaja.training.config import algorithm_settings, setting_names
+from ventaja.training.config import algorithm_settings, changed_settings, setting_names
 from ventaja.training.joints import check_engine, check_environment, make_environment
 from ventaja.training.validation import setting_hint
 
@@ -94,7 +94,9 @@ def rl(
         for item, named in zip(functions, config.reward.functions, strict=True)
     ]
     if own_environment is not None:
-        unused = [("prompts", prompts is not None), ("reward", bool(config.reward.functions))]
+        changed = changed_settings(config.reward)
+        unused = [("prompts", prompts is not None)]
+        unused += [(f"reward.{name}", name in changed) for name in ("functions", "timeout", "overlap")]
         for name in (name for name, given in unused if given):
             raise ConfigError(f"{name} would have no effect: the environment has its own. Leave it out.")
     elif rows is not None or rewards:

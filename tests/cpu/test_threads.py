@@ -16,6 +16,8 @@ class Machine:
     def __init__(self, cores: int) -> None:
         self.cores, self.neighbours = cores, 0
         self.now, self.taken = 0.0, 0
+        self.chance = 0.0
+        """Preemptions per second that mean nothing."""
         self.ran_on: list[int] = []
         self.threads = Threads(seconds=lambda: self.now, preemptions=lambda: self.taken)
 
@@ -27,7 +29,7 @@ class Machine:
                 is_crowded = running + self.neighbours > self.cores
                 seconds = (20.0 if is_crowded else 1.0) / running
                 self.now += seconds
-                self.taken += int(100 * seconds) * is_crowded
+                self.taken += int((300 if is_crowded else self.chance) * seconds)
                 self.ran_on.append(running)
         return self.ran_on[-count:]
 
@@ -43,6 +45,24 @@ def _counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_tried_while_nobody_disturbs() -> None:
     assert set(Machine(2).steps(5000)) == {2}
+
+
+def test_a_few_preemptions_are_chance() -> None:
+    machine = Machine(2)
+    machine.chance = 100.0
+    assert set(machine.steps(5000)) == {2}
+
+
+def test_a_neighbour_that_comes_during_a_rest_does_not_ruin_it() -> None:
+    machine = Machine(2)
+    machine.steps(10)
+    machine.neighbours = 2  # fewer threads do not help
+    machine.steps(200)
+    machine.neighbours = 0
+    machine.steps(5)
+    machine.neighbours = 1
+    # the first step tells, whatever is left of the rest
+    assert machine.steps(5) == [2] + [1] * 4
 
 
 def test_a_neighbour_gets_a_core_and_gives_it_back() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny_task import (
     assert_same_run,
     completion,
@@ -23,8 +26,8 @@ from tiny_task import (
 import ventaja
 from ventaja.cli import main
 from ventaja.environments import Environment, Reward, SingleTurn
-from ventaja.errors import ConfigError, RolloutError
-from ventaja.records import Given, Group, Judgement, Trajectory, read_groups
+from ventaja.errors import ConfigError, RolloutError, RunError
+from ventaja.records import Given, Judgement, read_groups
 from ventaja.rollouts import Engine, ScriptedEngine
 from ventaja.training import RlConfig, parse, train_rl
 
@@ -296,79 +299,118 @@ def test_a_mistake_of_the_engine_is_not_called_the_environments(model, tmp_path)
         train_rl(config, engine=Saying(broken), environment=Changed(lambda groups: groups), console=quiet())
 
 
-def test_given_tokens_go_through_the_whole_loop(model, tmp_path):
-    """An environment of two turns: what it says between is read, and nothing else."""
+def the_pages_world():
+    """The environment of docs/environments.md, as it stands there."""
+    page = (EXAMPLES.parent / "docs" / "environments.md").read_text()
+    scope = {}
+    exec(page.split("```python\n")[1].split("```")[0], scope)  # noqa: S102
+    return scope["Doubt"]
 
-    class Twice:
-        prompts = prompts()
 
+@pytest.mark.parametrize("name", ["grpo", "ppo", "gspo"])
+def test_given_tokens_go_through_the_whole_loop(name, model, tmp_path):
+    """What an environment says between the turns is read, and nothing else."""
+
+    class Letters(the_pages_world()):
+        def judged(self, episode):
+            return Judgement.outcome(episode.text.count("a") / 4, length=len(episode))
+
+    config = parse(RlConfig, rl_values(tmp_path / name, model, algorithm={"name": name, "group_size": 4}))
+    run = train_rl(config, environment=Letters(prompts(), question="?."), console=quiet())
+    for line in metrics(tmp_path / name):
+        assert line["sampling/logprob_gap"] < 1e-4  # scored where it was sampled: behind what was given
+    for row in run.rollout_table(2).to_pylist():
+        given = [t for t, chosen in enumerate(row["is_chosen"]) if not chosen]
+        assert len(given) == 2
+        for column in ("advantage", *(["ref_logprob"] if name != "gspo" else [])):
+            assert [t for t, x in enumerate(row[column]) if x is None] == given, column
+        assert len(row["token_reward"]) == len(row["token_ids"])
+        assert (
+            row["turns"][0]["text"] != row["turns"][2]["text"] or row["text"] == "\n"
+        )  # streams of their own
+    assert run.report().exists()
+
+
+def changed_turns(change):
+    """The page's world, whose trajectories are changed behind its back."""
+
+    class Changed(the_pages_world()):
         def rollout(self, ask, requests):
-            first = ask([replace(r, count=1, seed=(*r.seed, k)) for r in requests for k in range(r.count)])
-            between = Given(token_ids=(30, 29), text="?.", role="user")
-            seconds = ask(
-                [
-                    replace(r, prompt_ids=(*r.prompt_ids, *said.token_ids, *between.token_ids), count=1, seed=(*r.seed, k, 1))
-                    for (r, k), [said] in zip([(r, k) for r in requests for k in range(r.count)], first, strict=True)
-                ]
-            )  # fmt: skip
-            played = [
-                Trajectory(turns=(one, between, two), is_truncated=False)
-                for [one], [two] in zip(first, seconds, strict=True)
-            ]
-            groups, start = [], 0
-            for r in requests:
-                mine = tuple(played[start : start + r.count])
-                start += r.count
-                groups.append(
-                    Group(
-                        prompt=r.prompt, prompt_ids=r.prompt_ids, trajectories=mine,
-                        judgements=tuple(Judgement.outcome(t.text.count("a") / 4, length=len(t)) for t in mine),
-                    )
-                )  # fmt: skip
-            return groups
+            groups = super().rollout(ask, requests)
+            return [replace(g, trajectories=tuple(map(change, g.trajectories))) for g in groups]
 
-    for name in ("grpo", "ppo", "gspo"):
-        config = parse(RlConfig, rl_values(tmp_path / name, model, algorithm={"name": name, "group_size": 4}))
-        run = train_rl(config, environment=Twice(), console=quiet())
-        for line in metrics(tmp_path / name):
-            assert line["sampling/logprob_gap"] < 1e-4  # scored where it was sampled: behind what was given
-        for row in run.rollout_table(2).to_pylist():
-            given = [t for t, chosen in enumerate(row["is_chosen"]) if not chosen]
-            assert len(given) == 2
-            for column in ("advantage", "token_reward", *(["ref_logprob"] if name != "gspo" else [])):
-                assert [t for t, x in enumerate(row[column]) if x is None] == given, column
-        assert run.report().exists()
+    return Changed(prompts(), question="?.")
 
 
-def test_an_environment_is_told_where_texts_are_and_how_to_say_them(model, tmp_path):
-    told = []
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (changed_turns(lambda t: replace(t, turns=(t.turns[0], t.turns[2]))), "was not sampled behind what stands before"),
+        (changed_turns(lambda t: replace(t, turns=(*t.turns, Given(token_ids=(99,), text="", role="tool")))),
+         "tokens that the model does not have; they are 0 to 31"),
+    ],
+)  # fmt: skip
+def test_turns_that_were_not_said_so(environment, message, model, tmp_path):
+    config = parse(RlConfig, rl_values(tmp_path / "run", model))
+    with pytest.raises(RolloutError, match=message):
+        train_rl(config, environment=environment, console=quiet())
 
-    class Curious(SingleTurn):
+
+def test_the_same_random_numbers_twice(model, tmp_path):
+    class SameSeed(Changed):
         def rollout(self, ask, requests):
-            [[said, *_], *_] = ask(requests)
-            told.append((said, ask.offsets(said), ask.encode("ab.")))
+            ask(requests)
             return super().rollout(ask, requests)
 
-    words = tokenizer()
-    engine = ScriptedEngine(words, lambda prompt, k: "abc"[: k + 1])
-    config = parse(
-        RlConfig, rl_values(tmp_path / "run", model, run={"rounds": 1, "completions_per_round": 4})
-    )
-    environment = Curious(prompts=prompts(), rewards=[Reward(share_of_a, "r")])
-    train_rl(config, engine=engine, environment=environment, console=quiet())
-    [(said, offsets, tokens)] = told
-    assert said.text == "a"
-    assert offsets == ((0, 1), (1, 1))  # its letter, and the end, which has no text
-    assert tokens == tuple(words.convert_tokens_to_ids(list("ab.")))
+    config = parse(RlConfig, rl_values(tmp_path / "run", model))
+    with pytest.raises(RolloutError, match="asked twice with the seed"):
+        train_rl(config, environment=SameSeed(lambda groups: groups), console=quiet())
 
-    class Lying(Curious):
-        def rollout(self, ask, requests):
-            ask.offsets(replace(ask(requests)[0][0], text="b"))
 
-    config = parse(RlConfig, rl_values(tmp_path / "lying", model))
-    environment = Lying(prompts=prompts(), rewards=[Reward(share_of_a, "r")])
-    with pytest.raises(RolloutError, match="says 'b', but its 2 tokens decode to 'a'"):
-        train_rl(config, engine=engine, environment=environment, console=quiet())
+def test_a_signal_while_judging_keeps_what_was_judged(model, tmp_path):
+    calls = []
+
+    def judge(completions):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return share_of_a(completions)
+
+    values = rl_values(tmp_path / "run", model)
+    with pytest.raises(KeyboardInterrupt):
+        train_rl(parse(RlConfig, values), environment=world(judge), console=quiet())
+    [last] = names(tmp_path / "run" / "checkpoints")
+    state = json.loads((tmp_path / "run" / "checkpoints" / last / "training" / "state.json").read_text())
+    assert state["rounds_done"] == 2  # what was sampled and judged is learned from before the run stops
+    values["run"]["resume"] = True
+    train_rl(parse(RlConfig, values), environment=world(judge), console=quiet())
+    train_rl(parse(RlConfig, rl_values(tmp_path / "whole", model)), environment=world(), console=quiet())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_reference_that_gives_nan_is_noticed(model, tmp_path, monkeypatch):
+    from ventaja.training.learner import Learner
+
+    score = Learner.score
+
+    def broken_reference(self, batch, cut, **how):
+        table = score(self, batch, cut, **how)
+        if how.get("network") is not None:
+            table[:, 0] = float("nan")
+        return table
+
+    monkeypatch.setattr(Learner, "score", broken_reference)
+    config = parse(RlConfig, rl_values(tmp_path / "run", model, algorithm={"name": "rloo", "group_size": 4}))
+    with pytest.raises(RunError, match="not finite"):
+        train_rl(config, environment=world(), console=quiet())
+
+
+def test_a_sampler_of_other_weights_is_told_of(model, tmp_path):
+    screen = StringIO()
+    config = parse(RlConfig, rl_values(tmp_path / "run", model))
+    console = Console(file=screen, width=1000)
+    train_rl(config, engine=Saying(), environment=world(), console=console)  # every log-prob −1
+    assert screen.getvalue().count("nats from what the trained weights give the same tokens") == 1
 
 
 # ---------------------------------------------------------------------- before anything is loaded
@@ -429,6 +471,6 @@ def test_what_has_no_effect_in_python_is_an_error(model, tmp_path):
     }
     with pytest.raises(ConfigError, match="prompts would have no effect"):
         ventaja.rl(**arguments, prompts=["a"])
-    with pytest.raises(ConfigError, match="reward would have no effect"):
+    with pytest.raises(ConfigError, match="reward.functions would have no effect"):
         ventaja.rl(**arguments, reward=share_of_a)
     assert not (tmp_path / "run").exists()

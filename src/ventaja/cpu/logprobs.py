@@ -69,12 +69,13 @@ class _FusedLogprobs(torch.autograd.Function):
         logprob = hidden.new_empty(len(hidden), dtype=torch.float32)
         log_total = torch.empty_like(logprob)
         entropy = torch.empty_like(logprob) if with_entropy else None
+        floor = torch.empty_like(logprob)
         for rows, _, arguments in _Products(hidden, weight).chunks():
             kernels.log_totals(
                 *arguments, factor, token_ids[rows], with_entropy,
-                logprob[rows], log_total[rows], (log_total if entropy is None else entropy)[rows],
+                logprob[rows], log_total[rows], (log_total if entropy is None else entropy)[rows], floor[rows],
             )  # fmt: skip
-        ctx.save_for_backward(hidden, weight, token_ids, log_total, entropy)
+        ctx.save_for_backward(hidden, weight, token_ids, log_total, entropy, floor)
         ctx.factor = factor
         ctx.set_materialize_grads(False)
         return logprob, entropy
@@ -82,7 +83,7 @@ class _FusedLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Any, ...]:
-        hidden, weight, token_ids, log_total, entropy = ctx.saved_tensors
+        hidden, weight, token_ids, log_total, entropy, floor = ctx.saved_tensors
         products = _Products(hidden, weight)
         d_hidden = torch.empty_like(products.hidden) if ctx.needs_input_grad[0] else None
         # The sum over chunks is kept in float32; a single chunk has nothing to sum.
@@ -93,7 +94,7 @@ class _FusedLogprobs(torch.autograd.Function):
         for rows, product, arguments in products.chunks():
             kernels.logit_gradients(
                 *arguments, ctx.factor, token_ids[rows], log_total[rows],
-                (log_total if entropy is None else entropy)[rows], grad_logprob[rows].contiguous(),
+                (log_total if entropy is None else entropy)[rows], floor[rows], grad_logprob[rows].contiguous(),
                 (log_total if grad_entropy is None else grad_entropy)[rows].contiguous(),
                 grad_entropy is not None,
             )  # fmt: skip

@@ -1,10 +1,17 @@
 """How many threads a step runs on, by how long steps take: a neighbour must not ruin a run.
 
 A decoding step is some thousand small loops, and after each of them every thread waits for the slowest. With all cores
-taken by our threads and one busy process beside them, one thread is always waiting for its turn, and so are the others:
-two cores then give a twentieth of their speed. One thread fewer leaves the neighbour a core, and nobody waits.
+taken by our threads and one busy process beside them, one thread is always waiting for its turn, and so are the others.
 
-So, when the system takes the processor from this process's threads again and again (it counts these involuntary context
+One that waits in a loop keeps its core from the very one that it waits for: two cores then give a twentieth of their speed.
+
+    core 0   A works │ A waits for B, in a loop …………………… │ A works       a waiting thread that sleeps would have
+    core 1   B works │ the busy process, for milliseconds │ B works       left its core to B at once
+
+So waiting threads are told to sleep soon, where torch is not loaded yet (`ventaja/__init__.py` sets GOMP_SPINCOUNT to 2,000
+turns of the loop; it is 300,000 otherwise). And one thread fewer leaves the neighbour a core, so that nobody waits.
+
+When the system takes the processor from this process's threads again and again (it counts these involuntary context
 switches), the next step is timed with fewer threads; what is faster stays. Every so often one step more is timed with
 more threads, to see whether the neighbour has gone: the more seldom, the more often it had not.
 
@@ -26,8 +33,12 @@ from dataclasses import dataclass
 
 import torch
 
-PREEMPTIONS = 30.0
-"""So many per second tell of a neighbour; alone, a process has a few."""
+PREEMPTIONS = 200.0
+"""So many per second tell of a neighbour: beside one there are 300, and 1,200 where waiting threads sleep soon. Alone there
+are some 30, so a step of 0.04 s may have a handful by chance, and must not cost a trial."""
+
+RUINED = 10.0
+"""A step of so many times the fastest one's cost is not left to a rest."""
 
 MARGIN = 0.9
 """A number of threads is kept if its steps take less than so much of the others' time."""
@@ -68,6 +79,7 @@ class Threads:
         self._trial: _Trial | None = None
         self._since = 0
         self._rest, self._patience = 0, FIRST_PATIENCE
+        self._fastest: dict[str, float] = {}
 
     @property
     def count(self) -> int:
@@ -103,7 +115,9 @@ class Threads:
                 self._decide(self._trial, is_faster=cost < MARGIN * self._trial.cost)
             return
         self._since += 1
-        if preemptions > PREEMPTIONS and self._place + 1 < len(self._counts) and self._since > self._rest:
+        self._fastest[kind] = min(cost, self._fastest.get(kind, cost))
+        is_due = self._since > self._rest or cost > RUINED * self._fastest[kind]
+        if preemptions > PREEMPTIONS and self._place + 1 < len(self._counts) and is_due:
             self._trial = _Trial(self._place + 1, kind, cost)
         elif self._place > 0 and self._since > self._patience:
             self._trial = _Trial(self._place - 1, kind, cost)

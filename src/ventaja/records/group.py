@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ventaja.records.judgement import Judgement
 from ventaja.records.prompt import Prompt
-from ventaja.records.trajectory import Completion, Trajectory
+from ventaja.records.trajectory import Completion, Given, Trajectory
 
 Finished = Callable[[int, int, Completion], None]
 """`finished(request, k, completion)` is called for each completion as soon as it has ended, with its request's place."""
@@ -22,7 +22,8 @@ class Request:
     """The rendered prompt's tokens; in a later turn, all that has been said since as well."""
     count: int
     seed: tuple[int, ...]
-    """Names the random streams: completion k draws from the stream (seed, k), whatever else is sampled."""
+    """Names the random streams: completion k draws from the stream (seed, k), whatever else is sampled. Two requests with
+    one seed draw the same numbers; `after` gives a later turn its own."""
 
     def answered(self, completions: Sequence[Completion]) -> Group:
         """The group of these answers, one turn each, not judged yet."""
@@ -31,6 +32,12 @@ class Request:
             prompt_ids=self.prompt_ids,
             trajectories=tuple(Trajectory.of(completion) for completion in completions),
         )
+
+    def after(self, k: int, *turns: Completion | Given) -> Request:
+        """Ask for trajectory k's next turn: one completion behind all that has been said in it, drawn from a random stream
+        of its own. Without any turn yet it asks for the first."""
+        said = tuple(token for turn in turns for token in turn.token_ids)
+        return replace(self, prompt_ids=self.prompt_ids + said, count=1, seed=(*self.seed, k, len(turns)))
 
 
 @dataclass(frozen=True, kw_only=True)

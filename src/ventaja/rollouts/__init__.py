@@ -1,6 +1,6 @@
 """Engines that sample, and judged groups of what they said."""
 
-from ventaja.rollouts.asking import Asking, roll_out
+from ventaja.rollouts.asking import Asking, load_weights, release, roll_out
 from ventaja.rollouts.engine import Engine, Interrupted, Sampling
 from ventaja.rollouts.local import LocalEngine
 from ventaja.rollouts.scripted import ScriptedEngine
@@ -12,5 +12,7 @@ __all__ = [
     "LocalEngine",
     "Sampling",
     "ScriptedEngine",
+    "load_weights",
+    "release",
     "roll_out",
 ]

@@ -6,6 +6,7 @@ becomes a message with its own last lines.
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-import torch
-
 from ventaja.environments import Environment, check_broken
 from ventaja.errors import RolloutError, VentajaError
+from ventaja.models import Policy
 from ventaja.models.chat import Tokenizer
+from ventaja.models.memory import is_out_of_memory
 from ventaja.models.offsets import Offsets, token_offsets
-from ventaja.records import Completion, Finished, Group, Judgement, Request, Trajectory
+from ventaja.records import Completion, Finished, Group, Judgement, Request, StopReason, Trajectory
 from ventaja.rollouts.engine import Engine, Interrupted, Sampling
 
 LAST_LINES = 8
@@ -55,8 +56,12 @@ class Asking:
         listeners = [listener for listener in (finished, self.finished) if listener is not None]
 
         def tell(request: int, k: int, completion: Completion) -> None:
-            for listener in listeners:
-                listener(request, k, completion)
+            try:
+                for listener in listeners:
+                    listener(request, k, completion)
+            except Exception as error:
+                _blame(error, "environment")
+                raise
 
         told = {"finished": tell} if listeners else {}
         with self.phase("sampling"), _explained("engine", self.engine):
@@ -92,6 +97,16 @@ class Asking:
         if not isinstance(completion, Completion):
             return f"{type(completion).__name__} ({completion!r:.80}). Return ventaja.records.Completion."
         tokens, most = completion.token_ids, self.sampling.max_tokens
+        wanted = {"token_ids": (int, "integers"), "logprobs": (float, "floats")}
+        for name, (kind, what) in wanted.items():
+            values = getattr(completion, name)
+            if not (isinstance(values, tuple) and all(isinstance(x, kind) for x in values)):
+                return f"{name} that are no tuple of {what} ({values!r:.80}). Make them one: tuple(tensor.tolist())."
+        if not (isinstance(completion.text, str) and isinstance(completion.stop, StopReason)):
+            return (
+                f"the text {completion.text!r:.40} and stop {completion.stop!r:.40}. They are a str and a "
+                "ventaja.records.StopReason."
+            )
         if not tokens:
             return "a completion without tokens. Its end-of-sequence token is one of them."
         if len(tokens) > most:
@@ -116,52 +131,132 @@ class Asking:
         return None
 
 
+def load_weights(engine: Engine, policy: Policy, *, version: int) -> None:
+    """Hand the policy's weights to the engine. Raises RolloutError for what somebody's own raises."""
+    with _explained("engine", engine):
+        engine.load(policy, version=version)
+
+
+def release(engine: Engine) -> None:
+    """Have the engine give back what memory only sampling needs. Raises RolloutError for what somebody's own raises."""
+    with _explained("engine", engine):
+        engine.release()
+
+
 def roll_out(
     environment: Environment, ask: Asking, requests: Sequence[Request], *, max_broken_fraction: float
 ) -> list[Group]:
     """A judged group for each request, in order.
 
     Raises RolloutError for what the environment or the engine did not do as asked, RewardError if more than
-    `max_broken_fraction` of the judgements are broken, and Interrupted once `ask.should_stop()` is True.
+    `max_broken_fraction` of the judgements are broken, and Interrupted if sampling was told to stop.
     """
+    heard = _Heard(ask)
     with ask.phase("judging"):
         with _explained("environment", environment):
-            groups = environment.rollout(ask, requests)
-        if ask.should_stop():  # an environment may have caught what told it so
+            groups = environment.rollout(heard, requests)
+        if heard.was_stopped:  # an environment may have caught what told it so
             raise Interrupted
-        _check_groups(environment, requests, groups)
+        heard.check(environment, requests, groups)
         check_broken(groups, limit=max_broken_fraction)
     return groups
 
 
-def _check_groups(environment: Environment, requests: Sequence[Request], groups: Any) -> None:
-    who = f"the environment {_name(environment)}"
-    advice = "Environment.rollout returns one judged group for each request, in order."
-    if not isinstance(groups, Sequence) or len(groups) != len(requests):
-        raise RolloutError(f"{who} returned {_count(groups)} groups for {len(requests)} requests. {advice}")
-    for request, group in zip(requests, groups, strict=True):
-        where = f"{who}, given {request.prompt.id},"
-        if not isinstance(group, Group):
-            raise RolloutError(f"{where} returned {type(group).__name__} ({group!r:.80}). {advice}")
-        if group.prompt_ids != request.prompt_ids:
-            raise RolloutError(f"{where} returned the group of {group.prompt.id}, another prompt. {advice}")
-        if len(group) != request.count:
+class _Heard:
+    """The engine as an environment sees it in one rollout; it remembers what was said, to hold the groups against."""
+
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
+        self.was_stopped = False
+        self._said: set[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]] = set()
+        self._seeds: set[tuple[int, ...]] = set()
+
+    def __call__(
+        self, requests: Sequence[Request], *, finished: Finished | None = None
+    ) -> list[tuple[Completion, ...]]:
+        for request in requests:
+            if request.seed in self._seeds:
+                raise RolloutError(
+                    f"{request.prompt.id}: an environment asked twice with the seed {request.seed}, so both answers would "
+                    "be drawn from the same random numbers. Give each request its own: Request.after(k, *turns) does, for "
+                    "trajectory k's next turn."
+                )
+            self._seeds.add(request.seed)
+        try:
+            answers = self.asking(requests, finished=finished)
+        except Interrupted:
+            self.was_stopped = True
+            raise
+        for request, completions in zip(requests, answers, strict=True):
+            self._said |= {(request.prompt_ids, c.token_ids, c.logprobs) for c in completions}
+        return answers
+
+    def offsets(self, completion: Completion) -> Offsets:
+        return self.asking.offsets(completion)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return self.asking.encode(text)
+
+    def check(self, environment: Environment, requests: Sequence[Request], groups: Any) -> None:
+        """Raises RolloutError if the groups are not what was asked for, or hold what was not said so."""
+        who = f"the environment {_name(environment)}"
+        advice = "Environment.rollout returns one judged group for each request, in order."
+        if inspect.isawaitable(groups):
+            raise RolloutError(f"{who} has an async rollout, and nobody would wait for it. {advice}")
+        if not isinstance(groups, Sequence) or len(groups) != len(requests):
             raise RolloutError(
-                f"{where} returned {len(group)} trajectories instead of {request.count}. One that failed is returned "
-                "too, with a judgement that has a Fault."
+                f"{who} returned {_count(groups)} groups for {len(requests)} requests. {advice}"
             )
-        if not group.judgements:
-            raise RolloutError(
-                f"{where} returned a group without judgements. Give it one for each trajectory."
-            )
-        for trajectory, judgement in group.judged():
-            if problem := _wrong_reward(trajectory, judgement):
-                raise RolloutError(f"{where} {problem}")
+        for request, group in zip(requests, groups, strict=True):
+            where = f"{who}, given {request.prompt.id},"
+            if not isinstance(group, Group):
+                raise RolloutError(f"{where} returned {type(group).__name__} ({group!r:.80}). {advice}")
+            if group.prompt_ids != request.prompt_ids:
+                raise RolloutError(
+                    f"{where} returned the group of {group.prompt.id}, another prompt. {advice}"
+                )
+            if len(group) != request.count:
+                raise RolloutError(
+                    f"{where} returned {len(group)} trajectories instead of {request.count}. One that failed is "
+                    "returned too, with a judgement that has a Fault."
+                )
+            if not group.judgements:
+                raise RolloutError(
+                    f"{where} returned a group without judgements. Give it one for each trajectory."
+                )
+            for trajectory, judgement in group.judged():
+                problem = self._wrong_turn(group, trajectory) or _wrong_reward(trajectory, judgement)
+                if problem:
+                    raise RolloutError(f"{where} {problem}")
+
+    def _wrong_turn(self, group: Group, trajectory: Trajectory) -> str | None:
+        """What was learned from would be another thing than what was sampled."""
+        said = group.prompt_ids
+        for turn in trajectory.turns:
+            if isinstance(turn, Completion):
+                if (said, turn.token_ids, turn.logprobs) not in self._said:
+                    return (
+                        f"returned a completion ({turn.text[:40]!r}) that was not sampled behind what stands before it. "
+                        "Give each trajectory all of its turns, as they were asked for: Request.after(k, *turns) asks "
+                        "for the next one."
+                    )
+            elif turn.token_ids and not (
+                min(turn.token_ids) >= 0 and max(turn.token_ids) < self.asking.vocabulary
+            ):
+                return (
+                    f"gave a turn with tokens that the model does not have; they are 0 to {self.asking.vocabulary - 1}. "
+                    "ask.encode(text) gives those of a text."
+                )
+            said += turn.token_ids
+        return None
 
 
 def _wrong_reward(trajectory: Trajectory, judgement: Any) -> str | None:
     if not isinstance(judgement, Judgement):
         return f"judged by {type(judgement).__name__} ({judgement!r:.80}). Return ventaja.records.Judgement."
+    for name, score in judgement.components.items():
+        if not (score is None or isinstance(score, Real)):
+            return f"gave {name} the score {score!r:.80}. A component is a number, or None where it did not judge."
     for place, reward in judgement.stream:
         if not 0 <= place < len(trajectory):
             return (
@@ -175,6 +270,15 @@ def _wrong_reward(trajectory: Trajectory, judgement: Any) -> str | None:
     return None
 
 
+BLAMED = "ventaja_blames"
+"""The attribute of an error that says whose it is, where that is not whoever it passes through."""
+
+
+def _blame(error: Exception, whom: str) -> None:
+    if not hasattr(error, BLAMED):
+        setattr(error, BLAMED, whom)
+
+
 @contextmanager
 def _explained(what: str, joint: object) -> Iterator[None]:
     """Turns what somebody else's engine or environment raises into a RolloutError with its own last lines.
@@ -183,10 +287,13 @@ def _explained(what: str, joint: object) -> Iterator[None]:
     """
     try:
         yield
-    except (VentajaError, Interrupted, MemoryError, torch.OutOfMemoryError):
+    except (VentajaError, Interrupted):
         raise
     except Exception as error:
-        if type(joint).__module__.startswith("ventaja."):
+        is_ours = type(joint).__module__.startswith("ventaja.")
+        if is_ours and what == "engine":
+            _blame(error, "us")
+        if is_ours or is_out_of_memory(error) or getattr(error, BLAMED, what) != what:
             raise
         trace = error.__traceback__
         while trace and trace.tb_next and trace.tb_frame.f_globals.get("__name__", "").startswith("ventaja."):

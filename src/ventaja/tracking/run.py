@@ -21,7 +21,7 @@ class Run:
 
         run = Run("runs/sums")
         run.column("reward")[-1]          # the last round's mean reward
-        run.rollouts(3)[0].completions    # what the model said in round 3
+        run.rollouts(3)[0].trajectories   # what the model said in round 3
 
     Raises RunError if there is no run in the folder.
     """

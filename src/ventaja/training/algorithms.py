@@ -158,7 +158,10 @@ class Algorithm:
                 f"{self.group_size}. Raise group_size, or use baseline running_mean or batch_mean"
             )
         if self.scale == "group_std" and self.baseline != "group_mean":
-            raise ValueError("scale group_std needs baseline group_mean")
+            raise ValueError(
+                f"scale group_std needs baseline group_mean, and baseline is {self.baseline}: set scale to none, to "
+                "batch_std or to a function of your own"
+            )
         if self.credit == "to_go" and baseline.within_groups:
             raise ValueError(f"credit to_go needs a baseline per token; {self.baseline} is one per answer")
         for part in ("baseline", "scale"):

@@ -140,8 +140,13 @@ class Batch:
         return result
 
     def per_token(self, name: str, s: int) -> list[float | None] | None:
-        """A column's values for a sequence, None at tokens that are no actions; None if it has none for it."""
+        """A column's values for a sequence, None at tokens that are no actions; None if it has none for it.
+
+        A reward may be earned at any token, so `token_reward` has a value at all of them.
+        """
         sample, row = self.samples[s], self.columns[name][s]
+        if name == "token_reward":
+            return row[: len(sample)].tolist()
         values = [
             x if action else None
             for x, action in zip(row[: len(sample)].tolist(), sample.is_action, strict=True)
@@ -192,13 +197,18 @@ class Batch:
         bundles = [
             Bundle(
                 prompt_ids=self.samples[piece[0]].prompt_ids,
-                answers=[self.samples[s].token_ids for s in piece],
-                is_target=[self.samples[s].is_action for s in piece],
+                answers=[self.samples[s].token_ids[: self._needed(s, keep_last)] for s in piece],
+                is_target=[self.samples[s].is_action[: self._needed(s, keep_last)] for s in piece],
             )
             for piece in pieces
         ]
         order = torch.tensor([s for piece in pieces for s in piece])
         return Row(packed=pack_row(bundles, keep_last=keep_last), sequence_A=order)
+
+    def _needed(self, s: int, keep_last: bool) -> int:
+        """How many of a sequence's tokens the model has to see: nothing depends on what was given after the last action."""
+        flags = self.samples[s].is_action
+        return len(flags) if keep_last or not any(flags) else len(flags) - flags[::-1].index(True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class Collected:
     replaced: list[Group] = field(default_factory=list)
     """Those that dynamic sampling replaced, because comparing their answers teaches nothing."""
     spread: list[bool] = field(default_factory=list)
-    """For each of `groups`: do its answers differ, as this run shapes their rewards?"""
+    """Of each group, in the order in which they were sampled: do its answers differ, as this run shapes their rewards?"""
     noted: dict[str, float] = field(default_factory=dict)
     """What the judges gave to `log_metric`."""
     taken: int
@@ -62,12 +62,12 @@ def collect(
                 max_broken_fraction=config.reward.max_broken_fraction,
             )
             found.taken += count
-            for group, differs in zip(groups, _spread(groups, Truncation.of(config)), strict=True):
+            found.spread += (spread := _spread(groups, Truncation.of(config)))
+            for group, differs in zip(groups, spread, strict=True):
                 is_kept = differs or not algorithm.dynamic_sampling
                 (found.kept if is_kept else found.replaced).append(group)
     if not found.kept:  # nothing teaches: train on what there is
         found.kept, found.replaced = found.replaced[:wanted], found.replaced[wanted:]
-    found.spread = _spread(found.groups, Truncation.of(config))
     found.noted = noted.means()
     return found
 

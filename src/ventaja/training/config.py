@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -31,8 +32,6 @@ SHORT_FORMS = {
     "model": "name", "data": "source", "algorithm": "name", "reward": "functions", "engine": "kind", "environment": "kind",
 }  # fmt: skip
 """`model: x` is short for `model: {name: x}`, and so on."""
-MOVED = {("run", "max_batch"): ("engine", "max_batch"), ("max_batch",): ("engine", "max_batch")}
-"""Settings of earlier versions and where they are now, so that their run files and folders are read."""
 
 
 def _not_empty(value: Any) -> Any:
@@ -441,6 +440,9 @@ class SftRunConfig(RunConfig):
 class Config(Settings):
     """The shape that every run file shares: a bare string for model, data or algorithm is its name."""
 
+    moved: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Settings of earlier versions and where they are now, so that their run files and folders are read."""
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
@@ -450,21 +452,23 @@ class Config(Settings):
             group: {SHORT_FORMS[group]: item}
             if group in SHORT_FORMS and isinstance(item, str | list)
             else item
-            for group, item in _moved(value).items()
+            for group, item in _moved(value, cls.moved).items()
         }
 
 
-def _moved(values: Mapping[str, Any]) -> dict[str, Any]:
+def _moved(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The values with what earlier versions called otherwise under its name of today, unless that is given too."""
-    values = {name: dict(group) if isinstance(group, Mapping) else group for name, group in values.items()}
-    for old, (group, name) in MOVED.items():
-        home = values.get(old[0]) if len(old) == 2 else values
-        if not isinstance(home, dict) or old[-1] not in home:
+    result = {name: dict(group) if isinstance(group, Mapping) else group for name, group in values.items()}
+    for old, new in names.items():
+        group, _, name = old.rpartition(".")
+        home = result.get(group) if group else result
+        if not isinstance(home, dict) or name not in home:
             continue
-        target = values.setdefault(group, {})
-        if isinstance(target, dict) and name not in target:
-            target[name] = home.pop(old[-1])
-    return values
+        new_group, _, new_name = new.rpartition(".")
+        target = result.setdefault(new_group, {})
+        if isinstance(target, dict) and new_name not in target:
+            target[new_name] = home.pop(name)
+    return result
 
 
 class RolloutConfig(Config):
@@ -490,6 +494,8 @@ class RolloutConfig(Config):
 
 class RlConfig(RolloutConfig):
     """A reinforcement-learning run (`ventaja rl`)."""
+
+    moved: ClassVar[Mapping[str, str]] = MappingProxyType({"run.max_batch": "engine.max_batch"})
 
     algorithm: AlgorithmConfig = AlgorithmConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -552,6 +558,8 @@ class SftConfig(Config):
 
 class EvaluationConfig(RolloutConfig):
     """A measurement of one model on one task (`ventaja eval`)."""
+
+    moved: ClassVar[Mapping[str, str]] = MappingProxyType({"max_batch": "engine.max_batch"})
 
     samples: int = Field(4, ge=1)
     """Sampled answers per problem: accuracy is their mean, pass@k comes from them."""

@@ -41,16 +41,22 @@ def credit(
     """
     reward_ST = batch.columns["token_reward"]
     if algorithm.kl == "reward":
-        kl_ST = kl_in_reward(algorithm, batch.columns["old_logprob"] - batch.columns["ref_logprob"])
-        reward_ST = reward_ST - kl_coef * kl_ST.where(batch.is_action_ST, 0.0)
+        log_ratio_ST = batch.columns["old_logprob"] - batch.columns["ref_logprob"]
+        log_ratio_ST = log_ratio_ST.where(batch.is_action_ST, 0.0)  # what is no action was not scored
+        reward_ST = reward_ST - kl_coef * kl_in_reward(algorithm, log_ratio_ST)
     advantage_ST = _advantages(batch, reward_ST, algorithm, running).where(batch.is_action_ST, 0.0)
     return batch.with_columns(token_reward=reward_ST, advantage=advantage_ST)
+
+
+def return_of(reward_ST: Tensor) -> Tensor:
+    """[S], the sum of each sequence's rewards. Summed in float64: the same rewards in another order are the same return."""
+    return reward_ST.double().sum(dim=1).to(reward_ST.dtype)
 
 
 def has_spread(batch: Batch) -> dict[int, bool]:
     """Of each group with a sample: True if those of its answers that take part differ in their rewards, penalties
     included, so that comparing them teaches something. A KL in the reward is not looked at: it is known only later."""
-    reward_S = batch.columns["token_reward"].sum(dim=1)
+    reward_S = return_of(batch.columns["token_reward"])
     return {
         group: len(reward_S[(batch.group_S == group) & batch.takes_part_S].unique()) > 1
         for group in batch.group_S.unique().tolist()
@@ -61,7 +67,7 @@ def _advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, running: 
     if algorithm.credit == "to_go":
         advantage_ST = _less_baseline(F.returns_to_go(reward_ST), algorithm, running, batch.is_action_ST)
     else:
-        advantage_S = _sequence_advantage(batch, reward_ST.sum(dim=1), algorithm, running)
+        advantage_S = _sequence_advantage(batch, return_of(reward_ST), algorithm, running)
         advantage_ST = advantage_S[:, None].expand(-1, batch.longest)
     if algorithm.scale == "batch_std":
         advantage_ST = F.whiten(advantage_ST.contiguous(), is_valid=batch.is_action_ST)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb
 from pathlib import Path
@@ -13,11 +12,12 @@ from statistics import fmean
 from rich.console import Console
 
 from ventaja.disk import unwritable
-from ventaja.environments import Environment, Reward, noted_metrics
+from ventaja.environments import Environment, Reward, SingleTurn, noted_metrics
 from ventaja.errors import RewardError, RunError
 from ventaja.records import Completion, Group, Judgement, write_groups
-from ventaja.rollouts import Asking, roll_out
+from ventaja.rollouts import Asking, load_weights, roll_out
 from ventaja.tracking import EVAL_COLUMNS, Progress, loading
+from ventaja.training.clock import Clock
 from ventaja.training.config import EvaluationConfig
 from ventaja.training.joints import make_engine, make_environment
 from ventaja.training.model import load_model
@@ -105,12 +105,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
         answers, tokens = answers + 1, tokens + len(completion)
         progress.update(answers, {"tokens_per_second": tokens / (time.perf_counter() - start)})
 
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        progress.phase(name)
-        yield
-
-    engine.load(policy, version=0)
+    load_weights(engine, policy, version=0)
     with progress:
         result, sampled = measure(
             Asking(
@@ -118,14 +113,14 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
                 sampling=config.sampling,
                 vocabulary=policy.vocabulary,
                 tokenizer=policy.tokenizer,
-                phase=phase,
+                phase=Clock({}, show=progress.phase),
                 finished=finished,
             ),
             environment,
             problems,
             samples=config.samples,
             seed=config.seed,
-            full_marks=full_marks(getattr(environment, "rewards", ())),
+            full_marks=full_marks(environment.rewards if isinstance(environment, SingleTurn) else ()),
             max_broken_fraction=config.reward.max_broken_fraction,
         )
     if config.output is not None:

@@ -11,6 +11,7 @@ from ventaja.errors import ConfigError, listed
 from ventaja.models import Policy
 from ventaja.named import GIVEN_IN_PYTHON, load_named, one_line
 from ventaja.records import Prompt
+from ventaja.records.files import check_columns_are_json
 from ventaja.rollouts import Engine, LocalEngine
 from ventaja.settings import GENERATED
 from ventaja.training.config import (
@@ -85,11 +86,31 @@ def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ..
 def check_engine(engine: Any) -> None:
     """Raises ConfigError, with what is missing, if this is no engine."""
     _check_has(engine, "engine", ("sample", "load", "release"))
+    try:
+        signature = inspect.signature(engine.sample)
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        return
+    try:
+        signature.bind((), None, should_stop=None, finished=None)
+    except TypeError as error:
+        raise ConfigError(
+            f"engine: {type(engine).__name__}.sample{signature} cannot be called with should_stop and finished "
+            f"({error}). Take them, or add **_ to its parameters."
+        ) from error
 
 
 def check_environment(environment: Any) -> None:
     """Raises ConfigError, with what is missing, if this is no environment."""
     _check_has(environment, "environment", ("prompts", "rollout"))
+    if not environment.prompts:
+        raise ConfigError(f"environment: {type(environment).__name__} has no prompts.")
+    for prompt in environment.prompts:
+        if not isinstance(prompt, Prompt):
+            raise ConfigError(
+                f"environment: {type(environment).__name__}.prompts holds {type(prompt).__name__} ({prompt!r:.60}). They "
+                "are ventaja.records.Prompt(id=…, content=…)."
+            )
+        check_columns_are_json(prompt)
 
 
 def _made(
@@ -106,7 +127,10 @@ def _made(
     arguments = dict(options)
     for name, (setting, value) in (given or {}).items():
         if not takes_all and name not in parameters:
-            raise ConfigError(f"{setting} would have no effect: the {what} {kind} does not take {name!r}.")
+            raise ConfigError(
+                f"{setting} would have no effect: the {what} {kind} does not take {name!r}. Leave it out of the run file, "
+                f"or take {name!r} where the {what} is made."
+            )
         arguments[name] = value
     if not takes_all and (unknown := [name for name in options if name not in parameters]):
         raise ConfigError(
@@ -131,6 +155,8 @@ def _made(
 
 
 def _check_has(joint: object, what: str, names: Sequence[str]) -> None:
+    if isinstance(joint, type):
+        raise ConfigError(f"{what}: {joint.__name__} is a class. Give one made of it: {joint.__name__}(…).")
     if missing := [name for name in names if not hasattr(joint, name)]:
         raise ConfigError(
             f"{what}: {type(joint).__name__} has no {listed(missing)}. Its contract is ventaja."

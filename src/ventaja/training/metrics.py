@@ -14,6 +14,7 @@ from ventaja.records import Group
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.collecting import Collected
+from ventaja.training.credit import return_of
 from ventaja.training.evaluation import what_is_right
 from ventaja.training.learner import UpdateReport
 from ventaja.training.round import Round
@@ -91,7 +92,7 @@ def credit_metrics(batch: Batch, algorithm: Algorithm, *, sampled: Mapping[str, 
     if not algorithm.trains_every_token:
         is_trained = is_trained & (batch.columns["advantage"] != 0)
     return metrics | {
-        "return": float(batch.columns["token_reward"].sum(dim=1)[batch.takes_part_S].mean()),
+        "return": float(return_of(batch.columns["token_reward"])[batch.takes_part_S].mean()),
         "advantages/mean": float(advantage.mean()),
         "advantages/std": float(advantage.std(correction=0)),
         "frac_tokens_trained": float(is_trained.sum()) / _sampled_tokens(sampled),

@@ -8,6 +8,7 @@ from ventaja.tracking import Progress
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RlConfig
+from ventaja.training.credit import return_of
 from ventaja.training.learner import Learner, UpdateReport
 from ventaja.training.round import Round
 
@@ -16,6 +17,10 @@ CUT_SAMPLING = (
     "one: ratios and KL are then those of another policy than the one that answered, and tokens that were cut off can "
     "gain probability unseen. Leave them out for training; sampling/logprob_gap shows how large the mismatch is."
 )
+
+
+LARGE_GAP = 0.1
+"""Nats between sampler and trainer that rounding does not explain."""
 
 
 @dataclass(kw_only=True)
@@ -27,6 +32,7 @@ class Notes:
     progress: Progress
     rounds_without_comparison: int = 0
     said_that_judging_is_slow: bool = False
+    said_that_samplers_differ: bool = False
 
     def nothing_to_compare(
         self, number: int, batch: Batch, sampled: dict[str, float], *, groups: int
@@ -37,7 +43,7 @@ class Notes:
         `batch` is that before credit. `groups` counts all that were sampled.
         """
         counts = batch.takes_part_S
-        return_S = batch.columns["token_reward"].sum(dim=1)
+        return_S = return_of(batch.columns["token_reward"])
         masked = int((~counts).sum())
         aside = f" ({masked} were cut off and are masked: raise sampling.max_tokens)" if masked else ""
         within_groups = self.algorithm.compares_groups
@@ -85,8 +91,17 @@ class Notes:
                 f"{report.grad_norm:.2f}). Watch the reward."
             )
 
-    def after(self, round_: Round) -> None:
-        """Show what was asked and said, and that judging was slow if it was."""
+    def after(self, round_: Round, metrics: dict[str, float]) -> None:
+        """Show what was asked and said; and that judging was slow, or the sampler another policy than the one that is
+        trained, if they were."""
+        gap = metrics.get("sampling/logprob_gap", 0.0)
+        if gap > LARGE_GAP and self.config.sampling.is_whole and not self.said_that_samplers_differ:
+            self.said_that_samplers_differ = True
+            self.progress.note(
+                f"The sampler's log-probs are {gap:.2f} nats from what the trained weights give the same tokens, on average "
+                "(usual: below 0.01). With an engine of your own: does it sample with the weights of the last load, and "
+                "give log-probs at sampling.temperature? Until they agree, updates are not what their formula says."
+            )
         group = round_.groups[0]
         content = group.prompt.content
         text = content if isinstance(content, str) else content[-1]["content"]

@@ -116,9 +116,7 @@ def token_weights(algorithm: Algorithm, is_action_ST: Tensor, *, max_tokens: int
 
 
 def kl_in_reward(algorithm: Algorithm, log_ratio_ST: Tensor) -> Tensor:
-    """The KL at each token [S, T] that the reward pays for, on samples of the policy itself; of tokens that were not
-    scored, NaN, that of two equal policies."""
-    log_ratio_ST = log_ratio_ST.nan_to_num()
+    """The KL at each token [S, T] that the reward pays for, on samples of the policy itself."""
     return call(
         algorithm, "kl_estimator", log_ratio=log_ratio_ST, old_log_ratio=torch.zeros_like(log_ratio_ST)
     )

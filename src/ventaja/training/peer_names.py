@@ -281,8 +281,8 @@ _WITHOUT = (
         "deepspeed_enable_sleep overlap_comm ring_attn_size ring_head_stride async_train async_queue_size",
     ),
     *_without(
-        "answers are sampled in this process, by the weights that are trained; an engine of your own goes into "
-        "train_rl(engine=…) in Python",
+        "answers are sampled in this process, by the weights that are trained; an engine of your own is "
+        "`engine: file.py:name`",
         trl="use_vllm vllm_* use_transformers_paged use_transformers_continuous_batching cache_implementation",
         verl=f"{_ROLLOUT}.name {_ROLLOUT}.mode {_ROLLOUT}.dtype {_ROLLOUT}.gpu_memory_utilization "
         f"{_ROLLOUT}.*_parallel_size {_ROLLOUT}.enforce_eager {_ROLLOUT}.free_cache_engine {_ROLLOUT}.load_format "

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from rich.console import Console
 
 from ventaja.environments import Environment
-from ventaja.rollouts import Engine, Interrupted
+from ventaja.errors import RolloutError
+from ventaja.rollouts import Engine, Interrupted, load_weights, release
 from ventaja.tracking import Run, RunFolder, loading
 from ventaja.training.batch import Batch
+from ventaja.training.clock import Clock
 from ventaja.training.collecting import collect
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import credit
 from ventaja.training.metrics import collected_metrics, credit_metrics, round_metrics
 from ventaja.training.minibatches import minibatches
-from ventaja.training.round import Clock, Round
+from ventaja.training.round import Round
 from ventaja.training.row_budget import out_of_memory_explained
 from ventaja.training.setup import RlRun
 from ventaja.training.update import update
@@ -58,6 +60,10 @@ def train_rl(
             try:
                 play(run, on_round)
             except Interrupted:  # what was being sampled is given up; a resumed run samples it again
+                if session.interrupts.received is None:
+                    raise RolloutError(
+                        "the engine or the environment raised Interrupted, and nobody had asked it to stop."
+                    ) from None
                 run.save()
                 session.stop()
     return Run(config.run.folder)
@@ -83,13 +89,13 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
             run.notes.first_loss(policy, report)
             if report.stepped and len(round_.reports) < algorithm.updates_per_round:
                 session.pause(run.save)
-        run.engine.load(policy.network, version=policy.updates)
+        load_weights(run.engine, policy.network, version=policy.updates)
         metrics = round_metrics(round_, algorithm) | run.measured(number) | policy.metrics()
         if algorithm.needs_reference:
             metrics["kl_coef"] = state.kl_coef
         round_.write_rollouts(session.folder.rollout_path(number))
         session.record(number, metrics)
-        run.notes.after(round_)
+        run.notes.after(round_, metrics)
         state.over(number, metrics, algorithm)
         run.keep_schedule()
         if on_round is not None:
@@ -106,7 +112,7 @@ def begin(run: RlRun, number: int) -> Round:
         run.environment, run.asking(clock), run.prompts,
         taken=state.prompts_taken, config=config, algorithm=algorithm,
     )  # fmt: skip
-    run.engine.release()
+    release(run.engine)
     with clock("training"):
         samples = Batch.of_groups(found.kept, run.truncation)
         scored = run.scorer.for_credit(samples, seed=run.seed(number))

@@ -262,7 +262,7 @@ class Session:
             raise
 
     def _go_on(self, what: str) -> str:
-        return f"{what} with --run.folder {self.folder.path} --run.resume true"
+        return f"{what}: {_resuming(self.folder, COMMANDS[type(self.config)])}"
 
     def stop(self) -> None:
         """End after a signal; the checkpoint has been written."""
@@ -375,13 +375,18 @@ def _other_command(values: Mapping[str, Any]) -> str | None:
 
 
 def _of_another_command(folder: RunFolder, command: str, *, own: str) -> str:
-    in_python = f"ventaja.{command}(…, folder={str(folder.path)!r}, run={{'resume': True}})"
-    in_a_shell = f"ventaja {command} {shlex.quote(str(folder.config_path))} --run.resume true"
     return (
         f"{folder.path}: this is a run of `ventaja {command}`, and `ventaja {own}` cannot go on with it. Go on with "
-        f"{in_python if folder.command().startswith('ventaja.') else in_a_shell} or begin a new run from its weights "
-        f"with --model {folder.path} and another --run.folder."
+        f"{_resuming(folder, command)} or begin a new run from its weights with --model {folder.path} and another "
+        "--run.folder."
     )
+
+
+def _resuming(folder: RunFolder, command: str) -> str:
+    """How a run of this command is gone on with, in the way in which it was begun."""
+    if folder.command().startswith("ventaja."):
+        return f"ventaja.{command}(…, folder={str(folder.path)!r}, run={{'resume': True}})"
+    return f"ventaja {command} {shlex.quote(str(folder.config_path))} --run.resume true"
 
 
 def _flat(config: RlConfig | SftConfig) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from ventaja.environments import Environment
+from ventaja.environments import Environment, SingleTurn
 from ventaja.errors import ConfigError
 from ventaja.models import Policy
-from ventaja.rollouts import Asking, Engine
+from ventaja.rollouts import Asking, Engine, load_weights
 from ventaja.tracking import RL_COLUMNS, Progress
 from ventaja.training.algorithms import Algorithm, all_found
 from ventaja.training.config import RlConfig
@@ -92,7 +92,7 @@ class RlRun:
             note=progress.note,
         )
         engine = engine or make_engine(config.engine, network)
-        engine.load(network, version=policy.updates)
+        load_weights(engine, network, version=policy.updates)
         session = Session(start, config, policy, progress, command=command, rows=rows, setting="run.rounds")
         rendered = [*prompts.token_ids, *(problems.token_ids if problems else ())]
         for note in (
@@ -110,7 +110,7 @@ class RlRun:
             engine=engine,
             prompts=PromptStream(rendered=prompts, seed=config.run.seed),
             held_out=problems,
-            full_marks=full_marks(getattr(environment, "rewards", ())),
+            full_marks=full_marks(environment.rewards if isinstance(environment, SingleTurn) else ()),
             policy=policy,
             scorer=Scorer(
                 policy=policy,

@@ -71,7 +71,7 @@ def looked_at(kind: str, own: Own, given: Mapping[str, Any], error: type[Ventaja
         there = ", ".join(
             f"{name} {x[tuple(index)].item():.4g}"
             for name in own.wants.values()
-            if isinstance(x := given[name], torch.Tensor) and x.dim() >= len(index) and x.dtype != torch.bool
+            if isinstance(x := given[name], torch.Tensor) and x.dim() == len(index) and x.dtype != torch.bool
         )
         raise page(
             f"gave {result[tuple(index)].item()} at {index}{f', where {there}' if there else ''}",

@@ -33,8 +33,9 @@ class Truncation:
         if trajectory.is_truncated and self.how.truncation_penalty is not None:
             stream.append((last, -self.how.truncation_penalty))
         if self.how.overlong_buffer is not None:
+            longest = max(map(len, trajectory.completions))  # of several turns, each of which may be so long
             punishment = soft_overlong_punishment(
-                torch.tensor([len(trajectory)]), max_length=self.max_tokens, buffer=self.how.overlong_buffer
+                torch.tensor([longest]), max_length=self.max_tokens, buffer=self.how.overlong_buffer
             )
             stream.append((last, self.how.overlong_penalty * float(punishment)))
         return stream
