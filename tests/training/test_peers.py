@@ -124,7 +124,7 @@ def test_each_name_leads_to_its_setting(peer):
         (
             "--vllm_mode",
             " TRL's 'vllm_mode' has no counterpart here, because answers are sampled in this process, by the "
-            "weights that are trained; an engine of your own goes into engine: file.py:name in Python.",
+            "weights that are trained; an engine of your own is `engine: file.py:name`.",
         ),
         (
             "--eval-strategy",
