@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_task import metrics, prompts, rl_values, tokenizer
+from tiny_task import assert_same_run, metrics, prompts, rl_values, run_rl, tokenizer
 
 import ventaja
 from ventaja.cli import main
@@ -85,6 +85,63 @@ def test_mistakes_in_the_run_file(run_file, capsys, function, message):
     assert main(["rl", path]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"name": "grpo_process"},
+        {"name": "grpo_process", "discount": 0.5, "discount_per": "step"},
+        {"name": "dapo", "credit": "process", "group_size": 4},
+        {"name": "ppo", "discount": 0.9},
+    ],
+    ids=lambda parts: "-".join(map(str, parts.values())),
+)
+def test_a_tiny_model_learns_from_its_steps(model, tmp_path, parts):
+    """Each letter is a step: right if it is an a. The reward is the share of right ones."""
+
+    def share(steps):
+        return [[float(letter == "a") / 4 for letter in each] for each in steps]
+
+    rewards = learned(tmp_path, model, share, parts)
+    assert rewards[0] < 0.15
+    assert sum(rewards[-3:]) / 3 > 0.5
+
+
+def test_a_tiny_model_learns_from_its_worst_steps(model, tmp_path):
+    """Each letter is worth the more the earlier it is in the alphabet: a worst one tells something of any answer."""
+
+    def early(steps):
+        return [[max(0.0, 1 - abs(ord(s) - ord("a")) / 25) / 4 for s in each] for each in steps]
+
+    rewards = learned(tmp_path, model, early, {"name": "grpo", "credit": "process_min"})
+    assert rewards[0] < 0.5
+    assert sum(rewards[-3:]) / 3 > 0.65
+
+
+def learned(folder, model, judge, algorithm):
+    """The reward of each of twelve rounds in which every letter is a step."""
+    run_rl(
+        folder / "run", model, judge=judge, steps=list_letters, algorithm=algorithm,
+        run={"rounds": 12, "completions_per_round": 64},
+    )  # fmt: skip
+    return [line["reward"] for line in metrics(folder / "run")]
+
+
+def test_a_run_with_credit_by_step_is_gone_on_with(model, tmp_path):
+    settings = {
+        "judge": lambda steps: [[float(s == "a") for s in each] for each in steps],
+        "steps": list_letters,
+    }
+    parts = {"name": "dapo", "credit": "process", "group_size": 4, "discount": 0.5, "discount_per": "step"}
+    run_rl(tmp_path / "whole", model, algorithm=parts, **settings)
+    run_rl(tmp_path / "stopped", model, algorithm=parts, run={"rounds": 2}, **settings)
+    run_rl(tmp_path / "stopped", model, algorithm=parts, run={"resume": True}, **settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def list_letters(text):
+    return [(i, i + 1) for i in range(len(text))]
 
 
 def test_in_python(model, tmp_path):

@@ -62,16 +62,16 @@ def collect(
                 max_broken_fraction=config.reward.max_broken_fraction,
             )
             found.taken += count
-            for group, differs in zip(groups, _spread(groups, Truncation.of(config)), strict=True):
+            for group, differs in zip(groups, _spread(groups, algorithm, Truncation.of(config)), strict=True):
                 is_kept = differs or not algorithm.dynamic_sampling
                 (found.kept if is_kept else found.replaced).append(group)
     if not found.kept:  # nothing teaches: train on what there is
         found.kept, found.replaced = found.replaced[:wanted], found.replaced[wanted:]
-    found.spread = _spread(found.groups, Truncation.of(config))
+    found.spread = _spread(found.groups, algorithm, Truncation.of(config))
     found.noted = noted.means()
     return found
 
 
-def _spread(groups: Sequence[Group], truncation: Truncation) -> list[bool]:
-    spread = has_spread(Batch.of_groups(groups, truncation))
+def _spread(groups: Sequence[Group], algorithm: Algorithm, truncation: Truncation) -> list[bool]:
+    spread = has_spread(Batch.of_groups(groups, truncation), algorithm)
     return [spread.get(number, False) for number in range(len(groups))]

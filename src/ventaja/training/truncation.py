@@ -36,7 +36,8 @@ class Truncation:
             punishment = soft_overlong_punishment(
                 torch.tensor([len(trajectory)]), max_length=self.max_tokens, buffer=self.how.overlong_buffer
             )
-            stream.append((last, self.how.overlong_penalty * float(punishment)))
+            if punishment < 0:
+                stream.append((last, self.how.overlong_penalty * float(punishment)))
         return stream
 
 
