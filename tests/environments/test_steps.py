@@ -156,6 +156,21 @@ def test_each_steps_reward_stands_at_its_last_token(group):
     assert first.reward == 1.5
 
 
+def test_a_function_without_weight_is_reported_and_is_no_reward(group):
+    lines = Reward(lengths, "lines", 1.0, "line")
+    whole = Reward(lambda completions: [5.0] * len(completions), "whole", 0.0)
+    [one] = judged([group("ab\nc")], lines, whole)
+    assert one.judgements[0].stream == (
+        (1, 2.0),
+        (3, 1.0),
+    )  # nothing of 0 at the last token, which would be a step
+    assert one.judgements[0].components == {"lines": 3.0, "whole": 5.0}
+    [one] = judged([group("ab")], whole)
+    assert one.judgements[0].stream == ((1, 0.0),)
+    [one] = judged([group("ab")], Reward(lambda steps: [None], "none", 1.0, "line"), whole)
+    assert not one.judgements[0].is_valid  # nobody judged it whose judgement counts
+
+
 def test_several_functions_add_up_token_by_token(group):
     whole = Reward(lambda completions: [10.0] * len(completions), "whole")
     short = Reward(lambda steps: [[1.0, None] for _ in steps], "first", 2.0, "line")

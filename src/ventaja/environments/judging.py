@@ -284,7 +284,9 @@ def _judgement(
 ) -> Judgement:
     faults = tuple(score for score in scores if isinstance(score, Fault))
     components = {reward.name: _sum(score) for reward, score in zip(rewards, scores, strict=True)}
-    if faults or all(score is None for score in components.values()):
+    weighs = any(reward.weight for reward in rewards)
+    judging = [reward for reward in rewards if reward.weight or not weighs]  # the others are only reported
+    if faults or all(components[reward.name] is None for reward in judging):
         return Judgement(components=components, faults=faults)
     last = max(len(sample.trajectory), 1) - 1
     told: dict[int, Offsets] = {}
@@ -297,15 +299,16 @@ def _judgement(
 
     earned: dict[int, list[float]] = {}
     for reward, score in zip(rewards, scores, strict=True):
+        if reward.weight == 0:  # reported, and no part of the reward
+            continue
         if isinstance(score, float):
             earned.setdefault(last, []).append(reward.weight * score)
         elif isinstance(score, tuple):
-            for step, number in score or [
-                (None, 0.0)
-            ]:  # no step at all: their sum is earned by the whole answer
+            for step, number in score:
                 if number is not None:
-                    place = last if step is None else place_of(step, sample.trajectory, once)
+                    place = place_of(step, sample.trajectory, once)
                     earned.setdefault(place, []).append(reward.weight * number)
+    earned = earned or {last: [0.0]}  # judged, and neither step nor weight in it: 0 for the whole answer
     stream = tuple((place, math.fsum(parts)) for place, parts in sorted(earned.items()))
     return Judgement(stream=stream, components=components)
 
