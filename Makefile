@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
 
-.PHONY: demo results test test-fast check fix bench clean
+.PHONY: demo results results-steps test test-fast check fix bench clean
 
 demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 4 minutes on two cores.
 	$(BIN)/python examples/arithmetic/demo.py
 
 results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.md.
 	$(BIN)/python examples/arithmetic/results.py
+
+results-steps: $(RUN)  ## Credit by step and for the outcome, three seeds, written to docs/results-steps.md. About an hour and a half.
+	$(BIN)/python examples/steps/compare.py
 
 test: $(TEST)  ## Every test.
 	$(BIN)/python -m pytest

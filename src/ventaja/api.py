@@ -10,7 +10,7 @@ from typing import Any
 
 from ventaja.environments import Environment, Reward, example_from_row, load_reward, prompt_from_row
 from ventaja.errors import ConfigError, DataError
-from ventaja.named import GIVEN_IN_PYTHON, own_name
+from ventaja.named import GIVEN_IN_PYTHON, own_name, spec_of
 from ventaja.records import Example, Message, Prompt
 from ventaja.rollouts import Engine
 from ventaja.tracking import Run
@@ -23,8 +23,8 @@ PromptLike = str | Sequence[Message] | Mapping[str, Any]
 """Text, chat messages, or a row: a mapping with `prompt` (either of them) or `messages`, and further columns."""
 
 RewardLike = str | Callable[..., Any] | Reward | Mapping[str, Any]
-"""A function, its name, a `Reward`, or a mapping of `function` (either of the first two), `name`, `weight` and
-`options`."""
+"""A function, its name, a `Reward`, or a mapping of `function` (either of the first two), `name`, `weight`, `options` and
+`steps`."""
 
 RewardGroup = RewardLike | Sequence[RewardLike]
 
@@ -90,7 +90,13 @@ def rl(
     rewards = [
         item
         if isinstance(item, Reward)
-        else load_reward(item, name=named.name, weight=named.weight, options=named.options)
+        else load_reward(
+            item.get("function"),
+            name=named.name,
+            weight=named.weight,
+            options=named.options,
+            steps=item.get("steps"),
+        )
         for item, named in zip(functions, config.reward.functions, strict=True)
     ]
     if own_environment is not None:
@@ -221,13 +227,20 @@ def _reward_group(reward: RewardGroup) -> tuple[dict[str, Any], list[Any]]:
     if isinstance(given, str) or not isinstance(given, Sequence):
         given = [given]
     group["functions"] = [_reward_settings(item) for item in given]
-    return group, [item.get("function") if isinstance(item, Mapping) else item for item in given]
+    return group, [item if isinstance(item, Mapping | Reward) else {"function": item} for item in given]
 
 
 def _reward_settings(item: RewardLike) -> dict[str, Any]:
     if isinstance(item, Reward):
-        return {"function": item.name, "weight": item.weight}
+        return {"function": item.name, "weight": item.weight, "steps": _steps_setting(item.steps)}
     settings = dict(item) if isinstance(item, Mapping) else {"function": item}
+    if "steps" in settings:
+        settings["steps"] = _steps_setting(settings["steps"])
     if callable(settings.get("function")):
         settings["function"] = load_reward(settings["function"]).name
     return settings
+
+
+def _steps_setting(steps: Any) -> Any:
+    """How a run file says it: a function by its name."""
+    return spec_of(steps) if callable(steps) else steps

@@ -47,7 +47,7 @@ def test_help_says_type_choices_limits_and_default(capsys, monkeypatch):
     assert "One of constant, linear, cosine. (default: constant)" in text
     assert "--optimiser.learning_rate NUMBER Highest learning rate. (> 0; default: 1e-5)" in text
     assert "(default: [tensorboard])" in text
-    assert "Each may set function, name, weight, options." in text
+    assert "Each may set function, name, weight, options, steps." in text
     assert "a YAML list such as '[a, b]'" in text
 
 

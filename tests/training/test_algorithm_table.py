@@ -164,6 +164,11 @@ def grpo():
     return losses, gradients, [1 / (4 * n) for n in LENGTHS]
 
 
+def grpo_process():
+    # Â_t = Σ of the group-standardised step rewards from t on: with one reward per answer, GRPO's
+    return grpo()
+
+
 def dr_grpo():
     # no division by the deviation, and by one constant instead of |o_i|;  on policy
     advantages = per_token(group_advantages(divided=False))
@@ -196,7 +201,19 @@ def cispo():
     return losses, gradients, [1 / 10] * 4
 
 
-PAPERS = [reinforce, rloo, reinforce_pp, reinforce_pp_baseline, ppo, grpo, dr_grpo, dapo, gspo, cispo]
+PAPERS = [
+    reinforce,
+    rloo,
+    reinforce_pp,
+    reinforce_pp_baseline,
+    ppo,
+    grpo,
+    grpo_process,
+    dr_grpo,
+    dapo,
+    gspo,
+    cispo,
+]
 
 
 def test_no_row_is_without_its_formula():
@@ -302,7 +319,7 @@ def test_where_the_first_loss_is_zero():
 
 def test_several_updates_are_off_policy_and_one_is_not():
     on_policy = {name for name, algorithm in ALGORITHMS.items() if algorithm.is_on_policy}
-    assert on_policy == {"reinforce", "rloo", "grpo", "dr_grpo"}
+    assert on_policy == {"reinforce", "rloo", "grpo", "grpo_process", "dr_grpo"}
 
 
 # ---------------------------------------------------------------------- choices that contradict each other

@@ -9,8 +9,9 @@ import torch
 from tiny_task import completion, group
 from torch.testing import assert_close
 
+from ventaja.errors import ConfigError
 from ventaja.records import Fault, Given, Group, Judgement, Prompt, StopReason, Trajectory
-from ventaja.training.algorithms import GRPO, PPO, REINFORCE, Algorithm
+from ventaja.training.algorithms import GRPO, GRPO_PROCESS, PPO, REINFORCE, RLOO, Algorithm, customised
 from ventaja.training.batch import Batch
 from ventaja.training.config import RewardConfig
 from ventaja.training.credit import RunningMean, credit, has_spread
@@ -246,7 +247,7 @@ def test_a_group_has_spread_exactly_if_it_gets_advantages(rewards, lengths, cut,
     stops = [StopReason.LENGTH if k in cut else StopReason.EOS for k in range(len(answers))]
     one = judged(answers, judgements, stops)
     batch = Batch.of_groups([one], Truncation(how=how, max_tokens=2))
-    assert has_spread(batch) == {0: spread}
+    assert has_spread(batch, BASE) == {0: spread}
     found = credit(batch, replace(BASE, baseline="group_mean")).columns["advantage"]
     assert bool(found.any()) is spread
 
@@ -261,3 +262,158 @@ def test_the_running_mean():
     # with ten rounds behind it, 10/11 > 0.9: the memory takes over
     assert RunningMean(0.0, 10).update(1.0).value == pytest.approx(0.1)
     assert RunningMean(0.0, 8).update(1.0).value == pytest.approx(1 / 9)
+
+
+# ---------------------------------------------------------------------- credit by step
+
+
+def stepped(*answers):
+    """A group whose answers are lists with each token's reward, None where there is none."""
+    judgements = [
+        Judgement(stream=tuple((t, float(r)) for t, r in enumerate(answer) if r is not None))
+        for answer in answers
+    ]
+    return judged([tuple(range(5, 5 + len(answer))) for answer in answers], judgements)
+
+
+PROCESS = {"credit": "process", "baseline": "group_mean"}
+STEPS = stepped([None, 1, 0], [None, None, 0, 3])
+"""Two answers with the step rewards 1, 0 and 0, 3: their mean is 1, the squares of what is left 0, 1, 1, 4."""
+
+
+def test_process_rewards_by_hand():
+    # centred: 0, −1 and −1, 2.  From each token on: 0 − 1, 0 − 1, −1;  −1 + 2, −1 + 2, −1 + 2, 2
+    expected = torch.tensor([[-1.0, -1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 2.0]])
+    assert_close(advantages([STEPS], **PROCESS), expected)
+    deviation = (6 / 3) ** 0.5  # of four, less one
+    assert_close(
+        advantages([STEPS], **PROCESS, scale="group_std"), expected / deviation, rtol=1e-5, atol=1e-6
+    )
+    assert_close(advantages([STEPS], credit="process"), advantages([STEPS], credit="to_go"))
+
+
+def test_process_rewards_with_a_discount_by_hand():
+    # centred 0 at 1 and −1 at 2; −1 at 2 and 2 at 3; γ = 1/2.  Per step a token's own step is not discounted:
+    per_step = torch.tensor([[-0.5, -0.5, -1.0, 0.0], [0.0, 0.0, 0.0, 2.0]])  # −1/2, −1;  −1 + 2/2, 2
+    assert_close(advantages([STEPS], **PROCESS, discount=0.5, discount_per="step"), per_step)
+    # per token: 0/2 − 1/4, 0 − 1/2, −1;  −1/4 + 2/8, −1/2 + 2/4, −1 + 2/2, 2
+    per_token = torch.tensor([[-0.25, -0.5, -1.0, 0.0], [0.0, 0.0, 0.0, 2.0]])
+    assert_close(advantages([STEPS], **PROCESS, discount=0.5), per_token)
+    to_go = advantages([STEPS], credit="to_go", discount=0.5)
+    assert_close(to_go, torch.tensor([[0.5, 1.0, 0.0, 0.0], [0.375, 0.75, 1.5, 3.0]]))  # 3/8, 3/4, 3/2, 3
+
+
+def test_the_least_of_process_rewards_by_hand():
+    # centred: 0, −1 and −1, 2.  The least from each token on, and nothing after the last step
+    expected = torch.tensor([[-1.0, -1.0, -1.0, 0.0], [-1.0, -1.0, -1.0, 2.0]])
+    least = {**PROCESS, "credit": "process_min"}
+    assert_close(advantages([STEPS], **least), expected)
+    assert_close(advantages([STEPS], **least, scale="group_std"), expected / 2**0.5, rtol=1e-5, atol=1e-6)
+    found = advantages([stepped([1, None, -1, 1, None], [None, 2, 3])], credit="process_min")
+    assert found.tolist() == [[-1, -1, -1, 1, 0], [2, 2, 3, 0, 0]]
+
+
+def test_with_one_reward_at_the_end_credit_by_step_is_that_of_the_outcome():
+    for algorithm in (GRPO, replace(GRPO, scale="none")):
+        plain = credit(Batch.of_groups(GROUPS), algorithm).columns["advantage"]
+        for name in ("process", "process_min"):
+            found = credit(Batch.of_groups(GROUPS), replace(algorithm, credit=name)).columns["advantage"]
+            assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("name", ["process", "process_min"])
+def test_what_changes_nothing(name):
+    """A constant for every step and, with the deviation divided out, a factor; answers in another order; other groups."""
+    algorithm = replace(GRPO, credit=name)
+    answers = [[None, 1, 0], [2, None, 0, 3], [1, 1], [-2, None, 0.5]]
+    usual = credit(Batch.of_groups([stepped(*answers)]), algorithm).columns["advantage"]
+    changed = [[None if r is None else 3 * r + 7 for r in answer] for answer in answers]
+    found = credit(Batch.of_groups([stepped(*changed)]), algorithm).columns["advantage"]
+    assert_close(found, usual, rtol=1e-5, atol=1e-5)
+    other = stepped([5, None, 9], [None, 100])
+    found = credit(Batch.of_groups([other, stepped(*answers[::-1]), other]), algorithm).columns["advantage"]
+    assert_close(found[2:6].flip(0), usual)
+    assert usual.any()
+
+
+@pytest.mark.parametrize("name", ["process", "process_min"])
+def test_what_is_masked_or_given_has_no_part_in_credit_by_step(name):
+    algorithm = replace(GRPO, credit=name)
+    answers = [[None, 1, 0], [2, None, 3]]
+    usual = credit(Batch.of_groups([stepped(*answers)]), algorithm).columns["advantage"]
+    three = stepped(*answers, [None, 50, 90])
+    cut = replace(
+        three,
+        trajectories=(*three.trajectories[:2], replace(three.trajectories[2], is_truncated=True)),
+    )
+    batch = Batch.of_groups([cut], Truncation(how=MASK, max_tokens=3))
+    found = credit(batch, algorithm).columns["advantage"]
+    assert_close(found[:2], usual)
+    assert not found[2].any()
+    assert has_spread(batch, algorithm) == {0: True}
+    given = episode((5,), [7, 8], (6, 6))  # two steps: the first ends at a token that was given
+    one = Group(
+        prompt=Prompt(id="p", content="?"),
+        prompt_ids=(1,),
+        trajectories=(given, Trajectory.of(completion(5, 6))),
+        judgements=(Judgement(stream=((2, 1.0), (4, 0.0))), Judgement(stream=((0, 2.0), (1, 1.0)))),
+    )
+    found = credit(Batch.of_groups([one]), replace(algorithm, scale="none")).columns["advantage"]
+    # the mean of 1, 0, 2, 1 is 1: what is left is 0 and −1, 1 and 0
+    expected = {
+        "process": [[-1, 0, 0, -1, -1], [1, 0, 0, 0, 0]],
+        "process_min": [[-1, 0, 0, -1, -1], [0, 0, 0, 0, 0]],
+    }
+    assert found.tolist() == expected[name]
+
+
+def test_a_penalty_counts_where_it_stands_and_none_is_no_step():
+    how = RewardConfig(overlong_buffer=2, overlong_penalty=1.0)
+    truncation = Truncation(how=how, max_tokens=4)
+    batch = Batch.of_groups([stepped([None, 1], [1, None, None, 2])], truncation)
+    assert batch.columns["is_rewarded"].tolist() == [[False, True, False, False], [True, False, False, True]]
+    assert batch.columns["token_reward"].tolist() == [[0, 1, 0, 0], [1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "spread"),
+    [
+        ([[1, 0], [0, 1]], {"sequence": False, "process": True, "process_min": True}),
+        ([[1, 1], [1, 1]], {"sequence": False, "process": False, "process_min": False}),
+        ([[1, None], [1, 1]], {"sequence": True, "process": False, "process_min": False}),
+        ([[1, 0], [2, 0]], {"sequence": True, "process": True, "process_min": True}),
+    ],
+)
+def test_a_group_has_spread_exactly_if_its_steps_get_advantages(answers, spread):
+    batch = Batch.of_groups([stepped(*answers)])
+    for name, expected in spread.items():
+        algorithm = replace(BASE, credit=name, baseline="group_mean")
+        assert has_spread(batch, algorithm) == {0: expected}, name
+        assert bool(credit(batch, algorithm).columns["advantage"].any()) is expected, name
+
+
+@pytest.mark.parametrize("name", ["process", "process_min"])
+@pytest.mark.parametrize("groups", [[], [judged([(1,), (2,)], [Judgement(), Judgement()])]])
+def test_credit_by_step_of_nothing(name, groups):
+    found = credit(Batch.of_groups(groups), replace(GRPO, credit=name)).columns["advantage"]
+    assert found.shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "parts", "message"),
+    [
+        (GRPO, {"credit": "process", "kl": "reward", "kl_estimator": "k1"}, "a KL in the reward is at every token: set kl to loss"),
+        (RLOO, {"credit": "process", "kl": "none"}, "credit process compares each step with all steps of the group"),
+        (REINFORCE, {"credit": "process_min"}, "set baseline to group_mean or none, not running_mean"),
+        (GRPO_PROCESS, {"scale": lambda advantage: advantage}, "credit process has a reward per step"),
+        (GRPO_PROCESS, {"discount": 0.0}, "discount must be above 0"),
+        (GRPO_PROCESS, {"discount": 1.5}, "discount must be above 0 and at most 1"),
+        (GRPO, {"discount": 0.9}, "discount would have no effect: with credit sequence"),
+        (GRPO, {"credit": "process_min", "discount": 0.9}, "with credit process_min rewards are not discounted"),
+        (GRPO_PROCESS, {"discount_per": "step"}, "discount_per would have no effect: discount is 1"),
+        (GRPO, {"credit": "proces"}, "credit"),
+    ],
+)  # fmt: skip
+def test_choices_of_credit_that_contradict_each_other(base, parts, message):
+    with pytest.raises(ConfigError, match=message):
+        customised(base, **parts)

@@ -22,6 +22,14 @@ def first_half(completions):
     return [float(text[:1] in set("abcdefghijklm")) for text in completions]
 
 
+def letters(text):
+    return [(place, place + 1) for place in range(len(text))]
+
+
+def each_letter(steps):
+    return [[float(letter == "a") for letter in each] for each in steps]
+
+
 def general(name: str) -> str:
     """A metric as the page writes it: with NAME for what somebody named."""
     return re.sub(rf"\b({'|'.join(NAMED)})/[^/]+", r"\1/NAME", name)
@@ -50,6 +58,7 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
                 eval={"source": str(folder / "held_out.jsonl"), "every": 2},
             ),
             run_rl(folder / "gspo", model, algorithm={"name": "gspo", "minibatches": 2}, run=many),
+            run_rl(folder / "steps", model, judge=each_letter, steps=letters, run=many),
         ],
         "sft": [
             run_sft(

@@ -99,12 +99,15 @@ def run_rl(
     *,
     count: int = 8,
     judge: Any = share_of_a,
+    steps: Any = None,
     console: Any = None,
     **groups: Any,
 ) -> Any:
     """Run it to the end on `count` prompts with one reward function."""
     config = parse(RlConfig, rl_values(folder, model, **groups))
-    environment = make_environment(config, prompts=prompts(count), rewards=[Reward(judge, "share_of_a")])
+    environment = make_environment(
+        config, prompts=prompts(count), rewards=[Reward(judge, "share_of_a", steps=steps)]
+    )
     return train_rl(config, environment=environment, console=console or quiet())
 
 

@@ -24,6 +24,12 @@ def _surrogate(algorithm: Algorithm) -> str:
     return f"{algorithm.surrogate} ε {values['clip_low']}/{values['clip_high']}{dual}"
 
 
+def _credit(algorithm: Algorithm) -> str:
+    if algorithm.discount == 1:
+        return algorithm.credit
+    return f"{algorithm.credit} γ {as_text(algorithm.discount)} per {algorithm.discount_per}"
+
+
 def _baseline(algorithm: Algorithm) -> str:
     constant = f" {as_text(algorithm.baseline_value)}" if algorithm.baseline == "constant" else ""
     return f"{algorithm.baseline}{constant}"
@@ -45,7 +51,7 @@ def _schedule(algorithm: Algorithm) -> str:
 
 COLUMNS: dict[str, Callable[[Algorithm], str]] = {
     "algorithm": lambda a: a.name,
-    "credit": lambda a: a.credit,
+    "credit": _credit,
     "baseline": _baseline,
     "scale": lambda a: str(a.scale),
     "ratio": lambda a: str(a.ratio),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from ventaja.environments.early_judge import EarlyJudge
 from ventaja.environments.judging import judge
 from ventaja.environments.rewards import Reward, check_columns, check_reserved, check_rewards
+from ventaja.environments.steps import Offsets
 from ventaja.errors import DataError
 from ventaja.records import Completion, Finished, Group, Prompt, Request
 from ventaja.records.files import check_columns_are_json
@@ -71,17 +73,25 @@ class SingleTurn:
         check_rewards(self.rewards, self.timeout)
         for prompt in self.prompts:  # now, rather than when the first round's rollouts are written
             check_columns_are_json(prompt)
-        check_reserved(columns)
+        check_reserved(columns, self.rewards)
         check_columns(self.rewards, columns)
 
     def rollout(self, ask: Ask, requests: Sequence[Request]) -> list[Group]:
         """A judged group of answers to each request. Raises RewardError if a reward is not a number."""
+        judge = self.judge
+        if any(reward.cut for reward in self.rewards):
+            judge = functools.partial(self.judge, offsets=ask.offsets)
         if not self.overlap:
             answers = ask(requests)
-            return self.judge([r.answered(a) for r, a in zip(requests, answers, strict=True)])
-        with EarlyJudge(self.judge, requests) as early:
+            return judge([r.answered(a) for r, a in zip(requests, answers, strict=True)])
+        with EarlyJudge(judge, requests) as early:
             return early.judged(ask(requests, finished=early.begin))
 
-    def judge(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups with their judgements. Raises RewardError if a reward is not a number."""
-        return judge(groups, self.rewards, timeout=self.timeout, columns=self._columns)
+    def judge(
+        self, groups: Sequence[Group], *, offsets: Callable[[Completion], Offsets] | None = None
+    ) -> list[Group]:
+        """The groups with their judgements. Raises RewardError if a reward is not a number.
+
+        Rewards of steps need `offsets`, which tells where tokens' text is: `Ask.offsets`.
+        """
+        return judge(groups, self.rewards, timeout=self.timeout, columns=self._columns, offsets=offsets)

@@ -6,14 +6,18 @@ import functools
 import inspect
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ventaja.environments._hints import listed
+from ventaja.environments.steps import Cutter, StepsLike, cutter
 from ventaja.environments.verifiers import BUILT_IN, GIVEN, RewardFunction, built_in
 from ventaja.errors import ConfigError, did_you_mean
 from ventaja.named import load_named, own_name
 from ventaja.settings import GENERATED, NO_OPTIONS
+
+STEPS = "steps"
+"""The parameter of a function that judges steps."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Reward:
     function: RewardFunction
     name: str
     weight: float = 1.0
+    steps: StepsLike | None = None
+    """Where answers are cut, if it judges their steps: `line`, `sentence`, `turn`, `{"tag": NAME}`, or a function of
+    one's own, text → [(start, end), …]. The function is then given `steps`, and may return one reward for each."""
+    cut: Cutter | None = field(init=False, repr=False, compare=False, default=None)
+    """What `steps` names."""
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -31,6 +40,13 @@ class Reward:
             raise ConfigError("a reward needs a name: it is reported under rewards/NAME.")
         if not math.isfinite(self.weight):
             raise ConfigError(f"reward {self.name!r}: its weight is {self.weight}; give a finite number.")
+        if self.steps is not None:
+            object.__setattr__(self, "cut", cutter(self.steps, self.name))
+            if STEPS not in Wanted.of(self.function, self.name).names:
+                raise ConfigError(
+                    f"reward {self.name!r}: steps would have no effect, for the function takes no parameter {STEPS!r}: a "
+                    "list with the texts of each completion's steps. Give it one, or leave steps out."
+                )
 
     @property
     def full_marks(self) -> float | None:
@@ -51,6 +67,7 @@ def load_reward(
     name: str | None = None,
     weight: float = 1.0,
     options: Mapping[str, Any] = NO_OPTIONS,
+    steps: StepsLike | None = None,
 ) -> Reward:
     """A reward from a function, or from the words that name one.
 
@@ -61,20 +78,21 @@ def load_reward(
         name: the name to report it under; by default the function's.
         weight: its share in the weighted sum.
         options: a built-in's options; for any other function, keyword arguments that are bound to it.
+        steps: where answers are cut for it, if it judges steps: see `Reward`.
 
     Raises:
-        ConfigError: nothing has this name, or the options do not fit.
+        ConfigError: nothing has this name, or the options or the steps do not fit.
     """
     if callable(spec):
-        return Reward(_with_options(spec, options, own_name(spec)), name or own_name(spec), weight)
+        return Reward(_with_options(spec, options, own_name(spec)), name or own_name(spec), weight, steps)
     if not isinstance(spec, str):
         raise ConfigError(f"a reward is a function or its name, not {type(spec).__name__}: {spec!r}.")
     if ":" not in spec:
-        return Reward(_built_in(spec, options), name or spec, weight)
+        return Reward(_built_in(spec, options), name or spec, weight, steps)
     function = load_named(spec, "a reward")
     if not callable(function):
         raise ConfigError(f"the reward {spec!r} is a {type(function).__name__}, not a function.")
-    return Reward(_with_options(function, options, spec), name or own_name(function), weight)
+    return Reward(_with_options(function, options, spec), name or own_name(function), weight, steps)
 
 
 def default_rewards(source: str) -> tuple[Reward, ...]:
@@ -167,12 +185,15 @@ class Wanted:
 def check_columns(rewards: Sequence[Reward], columns: Collection[str]) -> None:
     """Raises ConfigError if a reward function requires a column that is not among these."""
     for reward in rewards:
+        given = given_to(reward)
         for name in Wanted.of(reward.function, reward.name).required:
-            if name not in GIVEN and name not in columns:
+            if name not in given and name not in columns:
+                hint = did_you_mean(name, [*columns, *given])
+                if name == STEPS:
+                    hint = " If it judges an answer's steps, say where they are cut: steps: line, for one."
                 raise ConfigError(
-                    f"the reward {reward.name!r} requires {name!r}, which the prompts do not have."
-                    f"{did_you_mean(name, [*columns, *GIVEN])} They have the columns "
-                    f"{listed(sorted(columns))}; a function may also take {', '.join(GIVEN)}."
+                    f"the reward {reward.name!r} requires {name!r}, which the prompts do not have.{hint} They have the "
+                    f"columns {listed(sorted(columns))}; a function may also take {', '.join(given)}."
                 )
 
 
@@ -191,9 +212,14 @@ def check_rewards(rewards: Sequence[Reward], timeout: float) -> None:
         raise ConfigError(f"the time limit of the rewards is {timeout} s; give a number above 0.")
 
 
-def check_reserved(columns: Collection[str]) -> None:
-    """Raises ConfigError if a column has a name that every reward function knows for something else."""
-    taken = [name for name in GIVEN if name in columns]
+def given_to(reward: Reward) -> tuple[str, ...]:
+    """What the reward's function may take besides the prompts' columns."""
+    return GIVEN if reward.cut is None else (*GIVEN, STEPS)
+
+
+def check_reserved(columns: Collection[str], rewards: Sequence[Reward]) -> None:
+    """Raises ConfigError if a column has a name that these reward functions know for something else."""
+    taken = sorted({name for reward in rewards for name in given_to(reward) if name in columns})
     if taken:
         raise ConfigError(
             f"the prompts have the column {listed(taken)}, a name that rewards need. Rename it."

@@ -61,6 +61,10 @@ from ventaja.functional.losses import (
     surrogate_loss,
     value_loss,
 )
+from ventaja.functional.process import (
+    discounted_to_go,
+    minimum_to_go,
+)
 from ventaja.functional.shaping import soft_overlong_punishment
 from ventaja.functional.weights import (
     fixed_length,
@@ -79,6 +83,7 @@ __all__ = [
     "clipped_surrogate_loss",
     "clipped_value_loss",
     "detached_clamp_loss",
+    "discounted_to_go",
     "effective_sample_size",
     "explained_variance",
     "fixed_length",
@@ -96,6 +101,7 @@ __all__ = [
     "kl_k3_weighted",
     "leave_one_out",
     "masked_weight",
+    "minimum_to_go",
     "nll",
     "nll_loss",
     "plackett_luce_loss",

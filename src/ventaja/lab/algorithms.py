@@ -48,12 +48,13 @@ def algorithm_bias(
         old_GT, size, length = old_NT[index_G], len(index_G), policy.length
         reward_GT = torch.zeros(size, length, dtype=torch.float64)
         reward_GT[:, -1] = reward_N[index_G]
+        is_last_GT = torch.arange(length).expand(size, -1) == length - 1
         samples = [
             Sample(group=0, index=k, prompt_ids=(0,), token_ids=tuple(tokens), is_action=(True,) * length)
             for k, tokens in enumerate(trajectory_NT[index_G].tolist())
         ]
         batch = Batch.of_samples(samples).with_columns(
-            token_reward=reward_GT, old_logprob=old_GT, sampler_logprob=old_GT
+            token_reward=reward_GT, is_rewarded=is_last_GT, old_logprob=old_GT, sampler_logprob=old_GT
         )
         batch = credit(batch, algorithm)
         (row,) = batch.rows(range(size), max_tokens=size * length + 1)

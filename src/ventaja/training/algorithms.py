@@ -40,8 +40,14 @@ class Algorithm:
     paper: str = ""
     """Where it comes from."""
 
-    credit: Literal["sequence", "to_go"] = "sequence"
-    """What a token is credited with: the whole answer's reward, or only the rewards from it onwards."""
+    credit: Literal["sequence", "to_go", "process", "process_min"] = "sequence"
+    """What a token is credited with: the whole answer's reward, or only the rewards from it onwards. With judges of steps
+    also `process`, the sum from it onwards of step rewards that were compared with all steps of the group (DeepSeekMath),
+    or `process_min`, the least of them from it onwards (PURE)."""
+    discount: float = 1.0
+    """γ of `to_go` and `process`."""
+    discount_per: Literal["token", "step"] = "token"
+    """What γ counts: the chosen tokens up to a reward, or the rewarded steps that end before it."""
     baseline: Baseline = "none"
     """What is subtracted from the reward: how good an answer was expected to be."""
     baseline_value: float = 0.0
@@ -122,6 +128,11 @@ class Algorithm:
         )
 
     @property
+    def compares_steps(self) -> bool:
+        """True if each step's reward is compared with those of all steps of its group."""
+        return self.credit in ("process", "process_min")
+
+    @property
     def trains_every_token(self) -> bool:
         """True if the loss acts on tokens whose advantage is 0 too."""
         return self.kl == "loss" or self.entropy_coef != 0 or self.part("surrogate").acts_at_zero
@@ -133,7 +144,9 @@ class Algorithm:
         is_ratio = self.ratio != "none" and self.surrogate in ("clipped", "policy_gradient")
         is_centred = self.part("baseline").within_groups and self.scale in ("none", "group_std")
         are_known = not isinstance(self.ratio, Own) and not isinstance(self.kl_estimator, Own)
-        counts_alike = self.token_weight == "sequence_mean" and not self.entropy_coef
+        counts_alike = (
+            self.token_weight == "sequence_mean" and self.credit == "sequence" and not self.entropy_coef
+        )
         return is_ratio and is_centred and are_known and counts_alike
 
     def part(self, kind: str) -> Part:
@@ -164,7 +177,23 @@ class Algorithm:
             )
         if self.credit == "to_go" and baseline.within_groups:
             raise ValueError(f"credit to_go needs a baseline per token; {self.baseline} is one per answer")
+        if self.compares_steps and self.kl == "reward":
+            raise ValueError(
+                f"credit {self.credit} compares the rewards of steps, and a KL in the reward is at every token: set kl to loss"
+            )
+        if self.compares_steps and self.baseline not in ("none", "group_mean"):
+            raise ValueError(
+                f"credit {self.credit} compares each step with all steps of the group, and no answers: set baseline to "
+                f"group_mean or none, not {self.baseline}"
+            )
+        if not 0 < self.discount <= 1:
+            raise ValueError("discount must be above 0 and at most 1")
         for part in ("baseline", "scale"):
+            if self.compares_steps and isinstance(getattr(self, part), Own):
+                raise ValueError(
+                    f"a {part} of one's own looks at one return per answer, and credit {self.credit} has a reward per step: "
+                    "set credit to sequence"
+                )
             if self.credit == "to_go" and isinstance(getattr(self, part), Own):
                 raise ValueError(
                     f"a {part} of one's own looks at one return per answer, and credit to_go has one per token: set "
@@ -240,6 +269,7 @@ GRPO = Algorithm(
     baseline="group_mean", scale="group_std", token_weight="sequence_mean",
     kl="loss", kl_estimator="k3", kl_coef=0.04, group_size=8,
 )  # fmt: skip
+GRPO_PROCESS = replace(GRPO, name="grpo_process", credit="process")
 DR_GRPO = replace(
     GRPO, name="dr_grpo", paper="arXiv:2503.20783",
     scale="none", token_weight="fixed_length", kl="none", kl_coef=0.0,
@@ -260,7 +290,7 @@ CISPO = replace(
 ALGORITHMS = {
     a.name: a
     for a in (
-        REINFORCE, RLOO, REINFORCE_PP, REINFORCE_PP_BASELINE, PPO, GRPO, DR_GRPO, DAPO, GSPO, CISPO,
+        REINFORCE, RLOO, REINFORCE_PP, REINFORCE_PP_BASELINE, PPO, GRPO, GRPO_PROCESS, DR_GRPO, DAPO, GSPO, CISPO,
     )
 }  # fmt: skip
 """Every named algorithm, in the order in which they build on each other."""
@@ -303,6 +333,10 @@ def without_effect(algorithm: Algorithm, part: str) -> str | None:
         return "with one update per round there is none to leave out. Raise epochs or minibatches"
     if part == "baseline_value" and algorithm.baseline != "constant":
         return f"it is the value of baseline constant, but baseline is {algorithm.baseline}"
+    if part == "discount" and algorithm.credit in ("sequence", "process_min"):
+        return f"with credit {algorithm.credit} rewards are not discounted. Set credit to to_go or process"
+    if part == "discount_per" and algorithm.discount == 1:
+        return "discount is 1"
     if part in {"kl_estimator", "kl_target"} and algorithm.kl == "none":
         return "kl is none"
     if part == "max_sampling_factor" and not algorithm.dynamic_sampling:

@@ -46,7 +46,7 @@ class Batch:
     is_action_ST: Tensor
     """True at tokens that take part in the loss."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Further [S, T] tables: token_reward, sampler_logprob, ref_logprob, old_logprob, advantage."""
+    """Further [S, T] tables: token_reward, is_rewarded, sampler_logprob, ref_logprob, old_logprob, advantage."""
 
     @property
     def sequences(self) -> int:
@@ -70,8 +70,8 @@ class Batch:
     def of_groups(cls, groups: Sequence[Group], truncation: Truncation = AS_JUDGED) -> Batch:
         """Every validly judged trajectory; broken and unjudged ones take no part.
 
-        With the columns `token_reward` (each reward, penalties for length included, at the token that earned it) and
-        `sampler_logprob`. Tokens that were given are no actions, nor are those of trajectories that are masked.
+        With the columns `token_reward` (each reward, penalties for length included, at the token that earned it),
+        `is_rewarded` (True at those tokens, also where the reward is 0) and `sampler_logprob`. Tokens that were given are no actions, nor are those of trajectories that are masked.
         """
         valid = [
             (g, group, k, trajectory, judgement)
@@ -94,13 +94,17 @@ class Batch:
             ]
         )
         reward_ST = torch.zeros(batch.is_action_ST.shape)
+        is_rewarded_ST = torch.zeros(batch.is_action_ST.shape, dtype=torch.bool)
         for s, (_, _, _, trajectory, judgement) in enumerate(valid):
             for t, reward in truncation.rewards(trajectory, judgement):
                 reward_ST[s, t] += reward
+                is_rewarded_ST[s, t] = True
         sampler_ST = batch.table(
             [[0.0 if x is None else x for x in trajectory.logprobs] for _, _, _, trajectory, _ in valid]
         )
-        return batch.with_columns(token_reward=reward_ST, sampler_logprob=sampler_ST)
+        return batch.with_columns(
+            token_reward=reward_ST, is_rewarded=is_rewarded_ST, sampler_logprob=sampler_ST
+        )
 
     @classmethod
     def of_examples(cls, examples: Sequence[TokenizedExample]) -> Batch:

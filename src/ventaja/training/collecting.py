@@ -62,7 +62,7 @@ def collect(
                 max_broken_fraction=config.reward.max_broken_fraction,
             )
             found.taken += count
-            found.spread += (spread := _spread(groups, Truncation.of(config)))
+            found.spread += (spread := _spread(groups, algorithm, Truncation.of(config)))
             for group, differs in zip(groups, spread, strict=True):
                 is_kept = differs or not algorithm.dynamic_sampling
                 (found.kept if is_kept else found.replaced).append(group)
@@ -72,6 +72,6 @@ def collect(
     return found
 
 
-def _spread(groups: Sequence[Group], truncation: Truncation) -> list[bool]:
-    spread = has_spread(Batch.of_groups(groups, truncation))
+def _spread(groups: Sequence[Group], algorithm: Algorithm, truncation: Truncation) -> list[bool]:
+    spread = has_spread(Batch.of_groups(groups, truncation), algorithm)
     return [spread.get(number, False) for number in range(len(groups))]

@@ -173,6 +173,9 @@ class RewardFunctionConfig(Settings):
     """Its weight in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of a built-in, e.g. {pattern: …} for regex."""
+    steps: str | dict[str, str] | None = None
+    """Judge an answer's steps, each on its own: line, sentence, turn, {tag: step} for what stands in <step>…</step>, or
+    file.py:function for a function of your own, text → [(start, end), …]."""
 
 
 class RewardConfig(Settings):

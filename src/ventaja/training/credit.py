@@ -37,7 +37,8 @@ def credit(
 
     It reads the column `token_reward`, and where the algorithm puts the KL into the reward, `old_logprob` and
     `ref_logprob`: β = `kl_coef` times the KL is then taken off each token's reward, in the batch that is returned too.
-    Whatever is not an action gets 0, and takes no part in the statistics of the others.
+    Credit `process` and `process_min` read `is_rewarded` too. Whatever is not an action gets 0, and takes no part in the
+    statistics of the others.
     """
     reward_ST = batch.columns["token_reward"]
     if algorithm.kl == "reward":
@@ -53,25 +54,66 @@ def return_of(reward_ST: Tensor) -> Tensor:
     return reward_ST.double().sum(dim=1).to(reward_ST.dtype)
 
 
-def has_spread(batch: Batch) -> dict[int, bool]:
+def has_spread(batch: Batch, algorithm: Algorithm) -> dict[int, bool]:
     """Of each group with a sample: True if those of its answers that take part differ in their rewards, penalties
-    included, so that comparing them teaches something. A KL in the reward is not looked at: it is known only later."""
-    reward_S = return_of(batch.columns["token_reward"])
-    return {
-        group: len(reward_S[(batch.group_S == group) & batch.takes_part_S].unique()) > 1
-        for group in batch.group_S.unique().tolist()
-    }
+    included, so that comparing them teaches something. A KL in the reward is not looked at: it is known only later.
+
+    Compared are the sums of answers' rewards or, with credit `process` and `process_min`, the rewards of all their steps.
+    """
+    reward_ST, is_step_ST = batch.columns["token_reward"], _is_step(batch)
+    reward_S = return_of(reward_ST)
+    spread = {}
+    for group in batch.group_S.unique().tolist():
+        is_here = (batch.group_S == group) & batch.takes_part_S
+        compared = reward_ST[is_here][is_step_ST[is_here]] if algorithm.compares_steps else reward_S[is_here]
+        spread[group] = len(compared.unique()) > 1
+    return spread
 
 
 def _advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
     if algorithm.credit == "to_go":
-        advantage_ST = _less_baseline(F.returns_to_go(reward_ST), algorithm, running, batch.is_action_ST)
+        to_go_ST = _to_go(batch, reward_ST, algorithm)
+        advantage_ST = _less_baseline(to_go_ST, algorithm, running, batch.is_action_ST)
+    elif algorithm.credit == "process":
+        advantage_ST = _to_go(batch, _step_advantage(batch, reward_ST, algorithm), algorithm)
+    elif algorithm.credit == "process_min":
+        step_ST = _step_advantage(batch, reward_ST, algorithm)
+        advantage_ST = F.minimum_to_go(step_ST, _is_step(batch))
     else:
         advantage_S = _sequence_advantage(batch, return_of(reward_ST), algorithm, running)
         advantage_ST = advantage_S[:, None].expand(-1, batch.longest)
     if algorithm.scale == "batch_std":
         advantage_ST = F.whiten(advantage_ST.contiguous(), is_valid=batch.is_action_ST)
     return advantage_ST
+
+
+def _is_step(batch: Batch) -> Tensor:
+    """[S, T], True at the tokens that earned a reward, of the sequences that take part."""
+    return batch.columns["is_rewarded"] & batch.takes_part_S[:, None]
+
+
+def _to_go(batch: Batch, reward_ST: Tensor, algorithm: Algorithm) -> Tensor:
+    if algorithm.discount == 1:
+        return F.returns_to_go(reward_ST)
+    counts_ST = _is_step(batch) if algorithm.discount_per == "step" else batch.is_action_ST
+    return F.discounted_to_go(reward_ST, counts_ST, discount=algorithm.discount)
+
+
+def _step_advantage(batch: Batch, reward_ST: Tensor, algorithm: Algorithm) -> Tensor:
+    """Each step's reward less its baseline and scaled: compared with all steps of all answers to its prompt."""
+    s_N, t_N = _is_step(batch).nonzero(as_tuple=True)
+    groups, group_N, count_P = batch.group_S[s_N].unique(return_inverse=True, return_counts=True)
+    size = max(2, *count_P.tolist()) if len(groups) else 2
+    index_N = torch.empty_like(group_N)  # each step's place among its group's
+    order = group_N.argsort(stable=True)
+    index_N[order] = torch.arange(len(order)) - (count_P.cumsum(0) - count_P)[group_N[order]]
+    reward_PK = reward_ST.new_zeros(len(groups), size)
+    is_valid = torch.zeros(reward_PK.shape, dtype=torch.bool)
+    reward_PK[group_N, index_N] = reward_ST[s_N, t_N]
+    is_valid[group_N, index_N] = True
+    step_ST = torch.zeros_like(reward_ST)
+    step_ST[s_N, t_N] = group_advantage(algorithm, reward_PK, is_valid)[group_N, index_N]
+    return step_ST
 
 
 def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:

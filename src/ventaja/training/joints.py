@@ -79,7 +79,8 @@ def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ..
         # All of them must be tasks: the first that is none says what is missing.
         return default_rewards(next((name for name in names if not name.startswith(GENERATED)), names[0]))
     return tuple(
-        load_reward(f.function, name=f.name, options=f.options, weight=f.weight) for f in config.functions
+        load_reward(f.function, name=f.name, options=f.options, weight=f.weight, steps=f.steps)
+        for f in config.functions
     )
 
 

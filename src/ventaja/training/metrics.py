@@ -54,6 +54,10 @@ def rollout_metrics(
         if scores:
             metrics[f"rewards/{name}/mean"] = fmean(scores)
             metrics[f"rewards/{name}/std"] = pstdev(scores)
+    if any(len(judgement.stream) > 1 for judgement in valid):  # steps were judged
+        earned = [reward for judgement in valid for _, reward in judgement.stream]
+        metrics["steps/per_answer"] = len(earned) / len(valid)
+        metrics["steps/reward"] = fmean(earned)
     if groups and max(len(group) for group in groups) > 1:
         metrics["frac_reward_zero_std"] = fmean(not differs for differs in spread)
     lengths = [sum(trajectory.is_chosen) for trajectory in trajectories]

@@ -47,11 +47,11 @@ class Round:
 
     def write_rollouts(self, path: Path) -> None:
         """One row per trajectory, with the token-level columns; a trajectory that takes no part has none."""
-        # The sampler's log-probs are there already, and old ones in other rows differ only by rounding.
+        # The sampler's log-probs and the judgements' streams are there already, and old ones in other rows differ only by rounding.
         names = [
             name
             for name in self.batch.columns
-            if name not in {"sampler_logprob", MEASURED} and "/" not in name
+            if name not in {"sampler_logprob", "is_rewarded", MEASURED} and "/" not in name
         ]
         place: dict[tuple[int, int], int] = {}
         for g, group in enumerate(self.groups):

@@ -37,7 +37,8 @@ class Truncation:
             punishment = soft_overlong_punishment(
                 torch.tensor([longest]), max_length=self.max_tokens, buffer=self.how.overlong_buffer
             )
-            stream.append((last, self.how.overlong_penalty * float(punishment)))
+            if punishment < 0:
+                stream.append((last, self.how.overlong_penalty * float(punishment)))
         return stream
 
 
