@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding
 def test_every_block_runs(tmp_path, monkeypatch):
     scope: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, scope)  # noqa: S102 - our own page
     own = [value for value in scope.values() if isinstance(value, Algorithm)]
@@ -23,7 +23,8 @@ def test_every_block_runs(tmp_path, monkeypatch):
     for algorithm in own:
         check_parts(algorithm)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "losses.py").write_text(blocks[1].split("SPO =")[0])
+    [own_loss] = [block for block in blocks if "def quadratic" in block]
+    (tmp_path / "losses.py").write_text(own_loss.split("SPO =")[0])
     [run_file] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     algorithm = AlgorithmConfig(**yaml.read(run_file).value["algorithm"]).resolve()
     assert algorithm.surrogate == "losses.py:quadratic"
