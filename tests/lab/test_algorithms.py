@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from ventaja.lab import ESTIMATORS, TabularPolicy, algorithm_bias, estimator_bias
-from ventaja.training.algorithms import DR_GRPO, GRPO, PPO, REINFORCE, RLOO
+from ventaja.training.algorithms import DR_GRPO, GRPO, PPO_CLIP, REINFORCE, RLOO
 
 POLICY, BEHAVIOUR = (TabularPolicy(vocabulary=3, length=2, seed=seed) for seed in (0, 1))
 REWARD_N = torch.randn(9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -46,5 +46,5 @@ def test_off_policy(ratio, estimator):
 
 def test_rewards_from_here_on():
     """Credit to_go with the reward at the end is the whole answer's; one answer has nothing to be whitened with."""
-    to_go = replace(PPO, scale="none", epochs=1, minibatches=1, **PLAIN)
+    to_go = replace(PPO_CLIP, scale="none", epochs=1, minibatches=1, **PLAIN)
     assert algorithm_bias(to_go, POLICY, REWARD_N).relative < 1e-6

@@ -29,6 +29,29 @@ def _baseline(algorithm: Algorithm) -> str:
     return f"{algorithm.baseline}{constant}"
 
 
+def _credit(algorithm: Algorithm) -> str:
+    parts = [str(algorithm.credit)]
+    if algorithm.credit == "gae":
+        adaptive = algorithm.adaptive_lambda
+        longer = f" or 1 − 1/({as_text(adaptive)} l)" if adaptive is not None else ""
+        parts.append(f"λ {as_text(algorithm.lambda_)}{longer}")
+    if algorithm.discount != 1:
+        parts.append(f"γ {as_text(algorithm.discount)}")
+    return ", ".join(parts)
+
+
+def _token_weight(algorithm: Algorithm) -> str:
+    ramp = f", from × {as_text(algorithm.ramp_start)} in {algorithm.ramp_tokens}" * bool(
+        algorithm.ramp_tokens
+    )
+    return f"{algorithm.token_weight}{ramp}"
+
+
+def _entropy(algorithm: Algorithm) -> str:
+    target = algorithm.entropy_target
+    return as_text(algorithm.entropy_coef) + (f" → {as_text(target)}" if target is not None else "")
+
+
 def _kl(algorithm: Algorithm) -> str:
     if algorithm.kl == "none":
         return "none"
@@ -40,19 +63,22 @@ def _schedule(algorithm: Algorithm) -> str:
     dynamic = ", dynamic" if algorithm.dynamic_sampling else ""
     limit = algorithm.max_approx_kl
     stop = f", approx_kl ≤ {as_text(limit)}" if limit is not None else ""
-    return f"{algorithm.group_size} × {algorithm.epochs} × {algorithm.minibatches}{dynamic}{stop}"
+    size = algorithm.minibatch_size
+    parts = algorithm.minibatches if size is None else f"minibatches of {size}"
+    single = " answers" if algorithm.shuffle == "trajectories" else ""
+    return f"{algorithm.group_size} × {algorithm.epochs} × {parts}{single}{dynamic}{stop}"
 
 
 COLUMNS: dict[str, Callable[[Algorithm], str]] = {
     "algorithm": lambda a: a.name,
-    "credit": lambda a: a.credit,
+    "credit": _credit,
     "baseline": _baseline,
     "scale": lambda a: str(a.scale),
     "ratio": lambda a: str(a.ratio),
     "surrogate": _surrogate,
-    "token weight": lambda a: str(a.token_weight),
+    "token weight": _token_weight,
     "KL · estimator · β": _kl,
-    "entropy": lambda a: as_text(a.entropy_coef),
+    "entropy": _entropy,
     "group × epochs × minibatches": _schedule,
     "paper": lambda a: a.paper,
 }
