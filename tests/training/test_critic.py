@@ -445,7 +445,9 @@ def test_minibatches_whitened_by_themselves(model, tmp_path):
         tmp_path / "run", model, algorithm={"name": "ppo", "scale": "minibatch_std"},
         run={**ROUND, "folder": str(tmp_path / "run"), "trackers": []},
     )  # fmt: skip
-    assert run.column("updates")[1] == 8  # in the first round some minibatches have no reward, and teach nothing
+    assert (
+        run.column("updates")[1] == 8
+    )  # in the first round some minibatches have no reward, and teach nothing
     from ventaja.training.credit import whitened
 
     batch = batch_of([answer(2), answer(1), answer(1)], [[(1, 1.0)], [(0, -1.0)], [(0, 5.0)]])
