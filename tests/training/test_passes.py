@@ -11,7 +11,7 @@ from ventaja.errors import ConfigError
 from ventaja.training import EvaluationConfig, RlConfig, SftConfig, parse
 from ventaja.training.config import RewardConfig
 from ventaja.training.data import held_out_prompts, training_examples, training_prompts
-from ventaja.training.evaluation import load_rewards
+from ventaja.training.joints import load_rewards
 from ventaja.training.prompts import ORDER, Passes
 
 weights = st.lists(st.sampled_from([0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]), min_size=1, max_size=12)

@@ -79,6 +79,8 @@ class ValueObjective:
 def value_metrics(batch: Batch) -> dict[str, float]:
     """Of the values that a round's advantages were made with, before the critic has learned from it."""
     is_action = batch.is_action_ST
+    if not is_action.any():
+        return {}
     value, target = batch.columns["value"][is_action], batch.columns["value_target"][is_action]
     explained = float(F.explained_variance(value, target))
     metrics = {
