@@ -317,7 +317,7 @@ class CriticConfig(Settings):
     policy's tokenizer. Unset: they are read from the policy's last hidden states, with no forward pass of their own."""
     initial_value: float = Field(0.0, allow_inf_nan=False)
     """What every value is at first: a reward that is usual at the run's beginning."""
-    head_learning_rate: float = Field(0.01, gt=0, allow_inf_nan=False)
+    head_learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
     """Of the linear head that reads values: one step moves no value by much more than this."""
     through_trunk: bool = False
     """Train the policy's network on values too. Off: they are read from it, and the head alone learns them."""
