@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,9 +10,11 @@ from torch.testing import assert_close
 from ventaja.functional import (
     batch_centred,
     gae,
+    gae_over_actions,
     group_centred,
     group_standardised,
     leave_one_out,
+    length_adaptive_lambda,
     rescale,
     returns_to_go,
     td_advantage,
@@ -210,3 +213,144 @@ def test_standardised_groups_are_torch_std(reward):
     expected = (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-6)
     assert_close(group_standardised(reward), expected)
     assert_close(whiten(reward), (reward - reward.mean()) / (reward.std() + 1e-6))
+
+
+# Over the chosen tokens -------------------------------------------------------------------------------------
+
+
+def numpy_gae(reward, value, end_value, is_action, discount, lambda_):
+    """Independent of ours: a list of chosen tokens, and the sum of eq. 16 written out, Σ_l (γλ)^l δ_{k+l}."""
+    at = [t for t, chosen in enumerate(is_action) if chosen]
+    rewards = [
+        sum(reward[t] for t in range(at[k], at[k + 1] if k + 1 < len(at) else len(reward)))
+        for k in range(len(at))
+    ]
+    values = [value[t] for t in at] + [end_value]
+    delta = [rewards[k] + discount * values[k + 1] - values[k] for k in range(len(at))]
+    result = np.zeros(len(reward))
+    for k, t in enumerate(at):
+        result[t] = sum((discount * lambda_) ** (i - k) * delta[i] for i in range(k, len(at)))
+    return result
+
+
+def test_given_tokens_are_outside_the_recursion():
+    # 2 chosen, 50 given, 2 chosen; V = 0.5 everywhere, 1 at the end: δ = 0, 0, 0, 0.5
+    is_action = tensor([[True] * 2 + [False] * 50 + [True] * 2])
+    reward = torch.zeros(1, 54)
+    reward[0, -1] = 1.0
+    got = gae_over_actions(reward, torch.full((1, 54), 0.5), torch.zeros(1), is_action, lambda_=0.95)
+    assert got[0, 0].item() == pytest.approx(
+        0.95**3 * 0.5
+    )  # +0.43, and not 0.95^53 · 0.5 less what given tokens cost
+    assert_close(got[0, [0, 1, 52, 53]], 0.5 * tensor([0.95**3, 0.95**2, 0.95, 1.0]))
+    assert not got[0, 2:52].any()
+
+
+def test_what_is_said_of_given_tokens_changes_nothing():
+    is_action = tensor([[False, True, False, True, False]])
+    reward, value, end = (
+        tensor([[9.0, 1.0, 0.5, 0.0, 2.0]]),
+        tensor([[0.3, -0.2, 0.7, 0.4, 0.1]]),
+        tensor([0.25]),
+    )
+    got = gae_over_actions(reward, value, end, is_action, discount=0.9, lambda_=0.5)
+    noisy = value.where(is_action, torch.nan)
+    assert_close(gae_over_actions(reward, noisy, end, is_action, discount=0.9, lambda_=0.5), got)
+    # 1 + 0.5 at the first chosen, 0 + 2 (behind it, given) at the second; 9 came before any choice
+    last = 2.0 + 0.9 * 0.25 - value[0, 3]
+    first = 1.5 + 0.9 * value[0, 3] - value[0, 1] + 0.9 * 0.5 * last
+    assert_close(got[0, [1, 3]], torch.stack([first, last]))
+
+
+def test_an_ending_stops_and_a_truncation_bootstraps():
+    reward, value, action = tensor([[0.0, 1.0]]), tensor([[0.5, 0.25]]), tensor([[True, True]])
+    ended = gae_over_actions(reward, value, tensor([0.0]), action, lambda_=1.0)
+    assert_close(ended, tensor([[0.5, 0.75]]))  # 1 − 0.5, 1 − 0.25
+    cut = gae_over_actions(reward, value, tensor([0.75]), action, lambda_=1.0)
+    assert_close(cut, tensor([[1.25, 1.5]]))  # 1 + 0.75 less the same
+
+
+@st.composite
+def episodes(draw):
+    B, T = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    reward, value = (torch.randn(B, T, generator=generator, dtype=torch.float64) for _ in range(2))
+    is_action = torch.rand(B, T, generator=generator) < draw(st.sampled_from([0.3, 0.7, 1.0]))
+    end = torch.randn(B, generator=generator, dtype=torch.float64)
+    end = end.where(torch.rand(B, generator=generator) < 0.5, 0.0)
+    return reward, value, end, is_action
+
+
+@given(episodes(), st.sampled_from([1.0, 0.9, 0.0]), st.sampled_from([0.0, 0.5, 0.95, 1.0]))
+def test_gae_over_actions_is_what_numpy_says(episode, discount, lambda_):
+    got = gae_over_actions(*episode, discount=discount, lambda_=lambda_)
+    reward, value, end, is_action = (x.numpy() for x in episode)
+    for b in range(len(reward)):
+        expected = numpy_gae(reward[b], value[b], end[b], is_action[b], discount, lambda_)
+        np.testing.assert_allclose(got[b].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(episodes())
+def test_over_actions_lambda_one_is_returns_to_go_less_the_value(episode):
+    reward, value, end, is_action = episode
+    got = gae_over_actions(*episode, lambda_=1.0)
+    expected = (returns_to_go(reward) + end[:, None] - value).where(is_action, 0.0)
+    assert_close(got, expected)
+
+
+@given(episodes())
+def test_where_everything_was_chosen_it_is_gae(episode):
+    reward, value, end, _ = episode
+    everywhere = torch.ones_like(reward, dtype=torch.bool)
+    discount = torch.full_like(reward, 0.9)
+    value1 = torch.cat([value, end[:, None]], dim=1)
+    got = gae_over_actions(reward, value, end, everywhere, discount=0.9, lambda_=0.7)
+    assert_close(got, gae(reward, value1, discount, lambda_=0.7))
+    assert_close(
+        gae_over_actions(reward, value, end, everywhere, discount=0.9, lambda_=0.0),
+        td_advantage(reward, value1, discount),
+    )
+
+
+def test_gae_over_steps_by_hand():
+    # two steps of two tokens, γ = 0.5 and λ = 0.8 each; rewards 1 and 2 at their ends; V = 0.1, 0.2, 0.3, 0.4, then 0
+    reward, value = tensor([[0.0, 1.0, 0.0, 2.0]]), tensor([[0.1, 0.2, 0.3, 0.4]])
+    ends = tensor([[False, True, False, True]])
+    got = gae_over_actions(
+        reward, value, torch.zeros(1), torch.ones_like(ends), counts_BT=ends, discount=0.5, lambda_=0.8
+    )
+    # the second step: 2 − 0.3 and 2 − 0.4; the first: 1 + 0.5·0.3 + 0.5·0.8·1.7, less 0.1 and less 0.2
+    first = 1 + 0.5 * 0.3 + 0.5 * 0.8 * 1.7
+    assert_close(got, tensor([[first - 0.1, first - 0.2, 1.7, 1.6]]))
+
+
+@given(episodes(), st.sampled_from([1.0, 0.9]), st.sampled_from([0.0, 0.5, 1.0]))
+def test_where_every_choice_is_a_step_it_is_gae_over_tokens(episode, discount, lambda_):
+    how = {"discount": discount, "lambda_": lambda_}
+    assert_close(
+        gae_over_actions(*episode, counts_BT=episode[3], **how), gae_over_actions(*episode, **how)
+    )
+
+
+def test_lambda_by_length():
+    # 1 − 1/(0.05 · l):  l = 20 gives 0, 40 a half, 400 0.95, 1000 0.98
+    length = tensor([1, 20, 40, 400, 1000])
+    assert_close(length_adaptive_lambda(length, alpha=0.05, lowest=0.0), tensor([0.0, 0.0, 0.5, 0.95, 0.98]))
+    # short answers keep the λ that is set: they would learn from the next token's value alone
+    got = length_adaptive_lambda(length, alpha=0.05, lowest=0.95)
+    assert_close(got, tensor([0.95, 0.95, 0.95, 0.95, 0.98]))
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        length_adaptive_lambda(length, alpha=0.0, lowest=0.9)
+
+
+def test_each_sequence_may_have_its_own_lambda():
+    reward, value = torch.randn(2, 5), torch.randn(2, 5)
+    end, action = torch.zeros(2), torch.ones(2, 5, dtype=torch.bool)
+    both = gae_over_actions(reward, value, end, action, lambda_=tensor([0.0, 0.9]))
+    assert_close(both[:1], gae_over_actions(reward[:1], value[:1], end[:1], action[:1], lambda_=0.0))
+    assert_close(both[1:], gae_over_actions(reward[1:], value[1:], end[1:], action[1:], lambda_=0.9))
+
+
+def test_no_tokens_at_all():
+    nothing = torch.zeros(2, 0)
+    assert gae_over_actions(nothing, nothing, torch.zeros(2), nothing.bool(), lambda_=1.0).shape == (2, 0)

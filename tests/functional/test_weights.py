@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ventaja.functional import fixed_length, sequence_mean, sequence_sum, token_mean
+from ventaja.functional import fixed_length, position_ramp, sequence_mean, sequence_sum, token_mean
 
 tensor = torch.tensor
 WEIGHTS = [sequence_sum, sequence_mean, token_mean, lambda m: fixed_length(m, length=7)]
@@ -71,3 +71,11 @@ def test_a_loss_of_one_everywhere_weighs_as_it_should(batch):
         assert_close(token_mean(is_action).sum(), tensor(1.0))
         assert_close(sequence_sum(is_action).sum(), length.mean())
         assert_close(fixed_length(is_action, length=7).sum(), length.mean() / 7)
+
+
+def test_the_first_tokens_may_count_less():
+    # from 0.2 at the first to 1 at the fifth, in steps of 0.2; given tokens (the third) do not count along
+    action = tensor([[True, True, False, True, True, True, True], [True] + [False] * 6])
+    got = position_ramp(action, start=0.2, tokens=4)
+    assert_close(got, tensor([[0.2, 0.4, 0.0, 0.6, 0.8, 1.0, 1.0], [0.2] + [0.0] * 6]))
+    assert_close(position_ramp(action, start=1.0, tokens=4), action.float())

@@ -32,6 +32,8 @@ OLD = [
     new - step
     for new, step in zip(NEW, ([0.5, -0.5, 0.05], [-0.6], [0.4, -0.02], [0.1, 2.0, -0.3, 0.0]), strict=True)
 ]
+VALUE = [rng.normal(0.5, 0.3, n) for n in LENGTHS]  # the critic's, before each token
+GREEDY = [0.75, -0.25]  # what the greedy answers to the two prompts earn
 REF = [new - rng.normal(0.0, 0.4, n) for new, n in zip(NEW, LENGTHS, strict=True)]
 
 
@@ -48,6 +50,11 @@ def ours(algorithm: Algorithm) -> tuple[float, list[np.ndarray]]:
     columns = {"sampler_logprob": old_ST, "token_reward": batch.columns["token_reward"].double()}
     if not algorithm.is_on_policy or algorithm.kl == "reward":
         columns["old_logprob"] = old_ST
+    if algorithm.has_critic:
+        columns["value"] = batch.table([row.tolist() for row in VALUE]).double()
+        columns["end_value"] = torch.zeros_like(new_ST)
+    if algorithm.baseline == "greedy":
+        columns["greedy_reward"] = batch.per_group(GREEDY).double()
     if algorithm.needs_reference:
         columns["ref_logprob"] = batch.table([row.tolist() for row in REF]).double()
     batch = credit(
@@ -87,6 +94,17 @@ def rloo():
     )
 
 
+def remax():
+    # R(x, y) = r − β Σ_t log π/π_ref;  Â = R − r(greedy answer);  −1/B Σ Â Σ_t log π
+    total = [r - 0.05 * (new - ref).sum() for r, new, ref in zip(REWARDS, NEW, REF, strict=True)]
+    advantage = [total[0] - 0.75, total[1] - 0.75, total[2] + 0.25, total[3] + 0.25]
+    return (
+        [-a * new for a, new in zip(advantage, NEW, strict=True)],
+        [np.full(n, -a) for a, n in zip(advantage, LENGTHS, strict=True)],
+        [1 / 4] * 4,
+    )
+
+
 def clipped(ratio, advantage, low, high):
     """−min(r·Â, clip(r)·Â) of one token, and its derivative by log π (r's own derivative is r)."""
     plain, cut = ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage
@@ -116,7 +134,23 @@ def clipped_batch(advantages, low, high, weights):
 
 
 def ppo():
-    # the clipped surrogate with whitened advantages, mean over tokens; KL (k1, β = 0.05) in the reward
+    # δ_t = r_t + V_{t+1} − V_t with V = 0 after the end, Â_t = Σ_l 0.95^l δ_{t+l}, whitened over the tokens;
+    # the clipped surrogate, mean over tokens; KL (k1, β = 0.05) in the reward
+    advantages = []
+    for r, old, ref, value in zip(REWARDS, OLD, REF, VALUE, strict=True):
+        reward = -0.05 * (old - ref)
+        reward[-1] += r
+        delta = reward + np.append(value[1:], 0.0) - value
+        advantages.append(
+            np.array([sum(0.95**k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))])
+        )
+    every = np.concatenate(advantages)
+    whitened = [(row - every.mean()) / every.std(ddof=1) for row in advantages]
+    return clipped_batch(whitened, 0.2, 0.2, [1 / 10] * 4)
+
+
+def ppo_clip():
+    # the clipped surrogate with whitened returns, mean over tokens; KL (k1, β = 0.05) in the reward
     return clipped_batch(whitened_returns(0.05), 0.2, 0.2, [1 / 10] * 4)
 
 
@@ -204,9 +238,11 @@ def cispo():
 PAPERS = [
     reinforce,
     rloo,
+    remax,
+    ppo,
+    ppo_clip,
     reinforce_pp,
     reinforce_pp_baseline,
-    ppo,
     grpo,
     grpo_process,
     dr_grpo,
@@ -319,7 +355,7 @@ def test_where_the_first_loss_is_zero():
 
 def test_several_updates_are_off_policy_and_one_is_not():
     on_policy = {name for name, algorithm in ALGORITHMS.items() if algorithm.is_on_policy}
-    assert on_policy == {"reinforce", "rloo", "grpo", "grpo_process", "dr_grpo"}
+    assert on_policy == {"reinforce", "rloo", "remax", "grpo", "grpo_process", "dr_grpo"}
 
 
 # ---------------------------------------------------------------------- choices that contradict each other

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ventaja.errors import ConfigError
 from ventaja.records import Fault, Given, Group, Judgement, Prompt, StopReason, Trajectory
-from ventaja.training.algorithms import GRPO, GRPO_PROCESS, PPO, REINFORCE, RLOO, Algorithm, customised
+from ventaja.training.algorithms import GRPO, GRPO_PROCESS, PPO_CLIP, REINFORCE, RLOO, Algorithm, customised
 from ventaja.training.batch import Batch
 from ventaja.training.config import RewardConfig
 from ventaja.training.credit import RunningMean, credit, has_spread
@@ -208,7 +208,7 @@ def test_what_is_masked_has_no_advantage_and_no_part_in_those_of_others():
         0.0,
     ]  # alone, with nothing to compare
     # whitening looks only at what takes part: one token alone has no spread
-    whitened = replace(PPO, kl="none", kl_coef=0.0)
+    whitened = replace(PPO_CLIP, kl="none", kl_coef=0.0)
     assert found(1, 2, algorithm=whitened) == [0.0, 0.0, 0.0]
 
 

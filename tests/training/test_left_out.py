@@ -63,7 +63,8 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
         olds.append(score(range(batch.sequences)))
         return batch
 
-    def checked(learner, cut, objective, weight_ST, **how):
+    def checked(learner, cut, terms, **how):
+        objective, weight_ST = terms[0].objective, terms[0].weight_ST
         batch, a = objective.batch, objective.algorithm
         is_action = weight_ST > 0  # of this minibatch, trained on or not
         with torch.no_grad():
@@ -88,7 +89,7 @@ def test_what_an_update_reports_is_what_scoring_every_token_gives(algorithm, mod
             expected["clip_ratio/high"] = F.clip_fraction_high(
                 log_ratio_ST, high, is_action, clip_high=a.clip_high
             )
-        report = original(learner, cut, objective, weight_ST, **how)
+        report = original(learner, cut, terms, **how)
         found = {name: report.means[name] for name in expected}
         assert report.tokens == is_action.sum()
         # float32 forward passes over other rows

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from tiny_task import (
     LETTERS,
+    begun,
     metrics,
     prompts,
     quiet,
@@ -26,7 +27,6 @@ from ventaja.environments import Reward, SingleTurn, log_metric
 from ventaja.models import load_policy, pack_row
 from ventaja.models.layout import Bundle
 from ventaja.records import Prompt
-from ventaja.rollouts import ScriptedEngine
 from ventaja.training import RlConfig, parse, train_rl
 from ventaja.training.algorithms import GRPO
 from ventaja.training.learner import Learner
@@ -34,19 +34,6 @@ from ventaja.training.minibatches import minibatches
 from ventaja.training.prompts import Passes
 from ventaja.training.rl import begin, play
 from ventaja.training.round import State
-from ventaja.training.setup import RlRun
-
-
-def begun(folder, model, /, *, judge=share_of_a, count=8, script=None, **groups):
-    """A run that is about to play its first round, with an engine that says `script(prompt, k)` if there is one."""
-    environment = SingleTurn(prompts=prompts(count), rewards=[Reward(judge, "r")])
-    return RlRun.of(
-        parse(RlConfig, rl_values(folder, model, **groups)),
-        engine=None if script is None else ScriptedEngine(tokenizer(), script),
-        environment=environment,
-        command="",
-        console=quiet(),
-    )
 
 
 def world(judge=share_of_a, asked=None):

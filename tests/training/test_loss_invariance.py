@@ -9,13 +9,16 @@ import torch
 from tiny_task import completion, policy
 from torch.testing import assert_close
 
-from ventaja.models import Policy
-from ventaja.records import Group, Judgement, Prompt, Trajectory
+from ventaja.models import Policy, Wanted
+from ventaja.records import Group, Judgement, Prompt, StopReason, Trajectory
 from ventaja.training import ALGORITHMS, Algorithm
-from ventaja.training.algorithms import GRPO
-from ventaja.training.batch import Batch, scores_table
+from ventaja.training.algorithms import GRPO, REINFORCE
+from ventaja.training.batch import Batch, scores_table, scores_tables
+from ventaja.training.config import CriticConfig
 from ventaja.training.credit import RunningMean, credit
-from ventaja.training.objective import PolicyObjective, token_weights
+from ventaja.training.critic import value_term
+from ventaja.training.objective import PolicyObjective
+from ventaja.training.update import policy_terms
 
 # Sums of a few dozen float32 numbers in another order: a few units in the seventh digit of the largest.
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
@@ -24,7 +27,10 @@ TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
 @pytest.fixture(scope="module", params=["fast", "plain"])
 def models(request) -> tuple[Policy, Policy, Policy]:
     """The policy, the older one that sampled, and the reference; with and without what makes a CPU fast."""
-    return tuple(policy(seed=seed, cpu=request.param) for seed in (1, 2, 3))
+    made = tuple(policy(seed=seed, cpu=request.param) for seed in (1, 2, 3))
+    head = made[0].add_value_head(initial_value=0.3)
+    torch.nn.init.normal_(head.module.weight, generator=torch.Generator().manual_seed(1))
+    return made
 
 
 def groups() -> list[Group]:
@@ -40,7 +46,12 @@ def groups() -> list[Group]:
         Group(
             prompt=Prompt(id=f"p{g}", content="?"),
             prompt_ids=ids(prompt),
-            trajectories=tuple(Trajectory.of(completion(*ids(length))) for length in lengths),
+            trajectories=tuple(
+                Trajectory.of(
+                    completion(*ids(length), stop=StopReason.LENGTH if length > 3 else StopReason.EOS)
+                )
+                for length in lengths
+            ),
             judgements=tuple(
                 Judgement() if reward is None else Judgement.outcome(reward, length=length)
                 for reward, length in zip(row, lengths, strict=True)
@@ -60,6 +71,15 @@ def prepared(algorithm: Algorithm, models, groups) -> Batch:
             return scores_table(batch, lambda row: model.score(row).logprob_M, rows)
 
     columns = {"sampler_logprob": score(older)}
+    if algorithm.has_critic:
+        with torch.no_grad():
+            read = lambda row: models[0].read(row, Wanted(value=True))  # noqa: E731
+            columns |= scores_tables(
+                batch, read, batch.rows(range(batch.sequences), max_tokens=10_000, keep_last="truncated")
+            )
+        del columns["logprob"]
+    if algorithm.baseline == "greedy":
+        columns["greedy_reward"] = batch.per_group([0.5] * len(groups))
     if not algorithm.is_on_policy or algorithm.kl == "reward":
         columns["old_logprob"] = score(older)
     if algorithm.needs_reference:
@@ -73,19 +93,36 @@ def gradients(algorithm, models, batch, sequences=None, *, max_tokens=10_000, en
     """The loss and every parameter's gradient, over rows of at most `max_tokens`."""
     model = models[0]
     model.module.zero_grad()
-    weight_ST = token_weights(algorithm, batch.is_action_ST, max_tokens=8)
+    model.value_head.module.zero_grad()
     objective = PolicyObjective(algorithm, batch, algorithm.kl_coef)
+    terms = policy_terms(
+        algorithm, objective, batch.is_action_ST, entropy_coef=algorithm.entropy_coef, max_tokens=8
+    )
+    if algorithm.has_critic:
+        config = CriticConfig(through_trunk=True, loss_weight=2.0, clip=0.1)
+        terms.append(value_term(config, batch, batch.is_action_ST))
+    wanted = Wanted(
+        entropy=entropy,
+        value=algorithm.has_critic,
+        reference=models[2] if algorithm.kl_estimator == "exact" else None,
+    )
     sequences = range(batch.sequences) if sequences is None else sequences
     loss, sums = 0.0, {}
-    rows = batch.rows(sequences, max_tokens=max_tokens)
+    rows = batch.rows(
+        sequences, max_tokens=max_tokens, keep_last="truncated" if algorithm.has_critic else False
+    )
     for row in rows:
-        loss_M, stats = objective(row, model.score(row.packed, entropy=entropy))
-        row_loss = (loss_M * row.pick(weight_ST)).sum()
+        scores = model.read(row.packed, wanted)
+        row_loss = 0.0
+        for term in terms:
+            loss_M, stats = term.objective(row, scores)
+            row_loss = row_loss + (loss_M * row.pick(term.weight_ST)).sum()
+            for name, value in stats.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
         row_loss.backward()
         loss += row_loss.item()
-        for name, value in stats.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    found = {name: p.grad.clone() for name, p in model.parameters()}
+    everything = [*model.parameters(), *(model.value_head.parameters() if algorithm.has_critic else [])]
+    found = {name: p.grad.clone() for name, p in everything}
     return loss, found, len(rows), sums
 
 
@@ -98,6 +135,9 @@ def assert_same(one, two):
 EVERY = [*ALGORITHMS.values()]
 EVERY += [
     replace(GRPO, name="with entropy", entropy_coef=0.1),
+    replace(GRPO, name="exact kl", kl_estimator="exact"),
+    replace(GRPO, name="first tokens less", ramp_tokens=3, ramp_start=0.1),
+    replace(REINFORCE, name="reinforce with a critic", baseline="critic"),
     replace(GRPO, name="trajectory ratio", ratio="trajectory", clip_high=5.0, minibatches=2),
 ]
 
@@ -138,7 +178,9 @@ def test_cutting_ordering_and_padding_change_nothing(algorithm, models):
     assert_same(whole, gradients(algorithm, models, padded, entropy=entropy))
 
 
-@pytest.mark.parametrize("algorithm", [a for a in EVERY if a.kl != "loss"], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "algorithm", [a for a in EVERY if a.kl != "loss" and not a.has_critic], ids=lambda a: a.name
+)
 def test_leaving_out_what_has_no_advantage_changes_nothing(algorithm, models):
     batch = prepared(algorithm, models, groups())
     changes = (batch.columns["advantage"] != 0).any(dim=1)

@@ -57,6 +57,11 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
                 folder / "dapo", model, judge=first_half, model=bfloat16, algorithm=parts, run=many,
                 eval={"source": str(folder / "held_out.jsonl"), "every": 2},
             ),
+            run_rl(
+                folder / "ppo", model, critic={"clip": 0.1}, run=many,
+                algorithm={"name": "ppo", "entropy_coef": 0.01, "entropy_target": 1.0},
+            ),
+            run_rl(folder / "remax", model, algorithm={"name": "remax"}, run=many),
             run_rl(folder / "gspo", model, algorithm={"name": "gspo", "minibatches": 2}, run=many),
             run_rl(folder / "steps", model, judge=each_letter, steps=letters, run=many),
         ],

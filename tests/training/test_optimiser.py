@@ -13,7 +13,7 @@ from ventaja.errors import RunError
 from ventaja.models import Policy, TokenScores
 from ventaja.training.batch import Batch
 from ventaja.training.config import OptimiserConfig
-from ventaja.training.learner import Learner
+from ventaja.training.learner import Learner, Term
 from ventaja.training.objective import supervised_objective
 from ventaja.training.optimiser import Optimiser
 
@@ -218,10 +218,10 @@ def test_an_update_that_is_not_finite_raises_and_changes_nothing(where):
             return loss_M + torch.tensor(math.inf), stats
         return loss_M * torch.tensor(math.nan), stats
 
-    learner.update(lambda _: rows, good, weight_ST)
+    learner.update(lambda _: rows, [Term(good, weight_ST)])
     before = snapshot(optimiser)
     with pytest.raises(RunError, match=r"update 2: .* not finite, so nothing was updated") as error:
-        learner.update(lambda _: rows, bad, weight_ST)
+        learner.update(lambda _: rows, [Term(bad, weight_ST)])
     assert "optimiser.learning_rate" in str(error.value)
     assert_unchanged(optimiser, before)
 
@@ -232,7 +232,7 @@ def test_the_report_of_an_update():
     rows = batch.rows(range(2), max_tokens=1)
     with torch.no_grad():
         logprobs = torch.cat([learner.network.score(row.packed).logprob_M for row in rows])
-    report = learner.update(lambda _: rows, supervised_objective(batch), torch.full((2, 2), 0.5))
+    report = learner.update(lambda _: rows, [Term(supervised_objective(batch), torch.full((2, 2), 0.5))])
     assert report.loss == pytest.approx(-0.5 * float(logprobs.sum()), rel=1e-5)
     assert report.tokens == 3
     assert report.learning_rate == 1e-3
@@ -320,7 +320,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_leaves_no_trace():
 
     for objective, tokens in ((plain, 2), (runs_out_once, 4)):
         learner = make_learner(max_tokens=tokens)
-        learner.update(lambda n: batch.rows(range(3), max_tokens=n), objective, weight_ST)
+        learner.update(lambda n: batch.rows(range(3), max_tokens=n), [Term(objective, weight_ST)])
         snapshots.append(snapshot(learner.optimiser))
     assert calls > 3
     for clean, after_trouble in zip(*([*w.values(), *o.values()] for w, o in snapshots), strict=True):

@@ -35,6 +35,7 @@ from ventaja.training.algorithms import (
     GRPO,
     GSPO,
     REINFORCE,
+    REMAX,
     RLOO,
     Algorithm,
 )
@@ -326,8 +327,8 @@ def test_a_choice_without_effect_or_in_contradiction():
         AlgorithmConfig(name="dapo", kl_estimator=k3).resolve()
     for part in ("baseline", "scale"):
         with pytest.raises(ConfigError, match=f"a {part} of one's own looks at one return per answer"):
-            AlgorithmConfig(name="ppo", **{part: OWN[part]}).resolve()
-    assert AlgorithmConfig(name="ppo", credit="sequence", baseline=group_mean).resolve().compares_groups
+            AlgorithmConfig(name="ppo_clip", **{part: OWN[part]}).resolve()
+    assert AlgorithmConfig(name="ppo_clip", credit="sequence", baseline=group_mean).resolve().compares_groups
     with pytest.raises(ConfigError, match="scale group_std needs baseline group_mean"):
         AlgorithmConfig(name="grpo", baseline=group_mean).resolve()
 
@@ -343,7 +344,7 @@ def test_the_table_of_parts_is_true():
                 assert set(part.settings) == {"clip_low", "clip_high", "dual_clip"} & asked.keys()
     assert {f.name for f in fields(Algorithm)} >= KINDS.keys()
     for algorithm in ALGORITHMS.values():
-        assert algorithm.uses_clip == algorithm.reports_clip == (algorithm not in (REINFORCE, RLOO))
+        assert algorithm.uses_clip == algorithm.reports_clip == (algorithm not in (REINFORCE, RLOO, REMAX))
     assert GSPO.part("ratio").per_sequence
     assert CISPO.part("surrogate").clip == "both sides"
 

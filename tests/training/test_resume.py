@@ -41,6 +41,26 @@ VARIANTS = {
         "algorithm": {"name": "ppo", "group_size": 4, "kl_target": 0.01},
         "reward": {"truncated": "penalise", "truncation_penalty": 0.5},
     },
+    # the policy stays for two rounds: there the critic alone has made steps
+    "warm-up": {
+        "algorithm": {"name": "ppo", "group_size": 4, "minibatches": 2, "shuffle": "trajectories"},
+        "critic": {"warmup_rounds": 2, "through_trunk": True, "clip": 0.1},
+    },
+    "critic of its own": {
+        "algorithm": {
+            "name": "ppo",
+            "group_size": 4,
+            "minibatches": 2,
+            "entropy_coef": 1e-3,
+            "entropy_target": 2.0,
+        },
+        "critic": {
+            "model": "the policy's",
+            "min_explained_variance": -0.5,
+            "optimiser": {"learning_rate": 1e-3},
+        },
+    },
+    "greedy": {"algorithm": {"name": "remax", "group_size": 4}},
     "dapo": {"algorithm": {"name": "dapo", "group_size": 4}},
     # adapters, and the model without them as the reference; old log-probs of its own
     "lora": {
@@ -64,6 +84,8 @@ class Killed(BaseException):
 
 def run(folder, model, variant, *, rounds=ROUNDS, resume=False, every=None):
     settings = {name: dict(group) for name, group in VARIANTS[variant].items()}
+    if settings.get("critic", {}).get("model"):
+        settings["critic"]["model"] = str(model)
     settings["run"] = {
         "folder": str(folder),
         "rounds": rounds,
@@ -150,6 +172,11 @@ def test_a_run_may_go_on_without_what_makes_it_fast(whole, model, tmp_path, monk
         ("ppo", 1, 22),  # update 6 of 8 of round 3
         ("ppo", 3, 17),  # two updates since the checkpoint, round 2's record already written
         ("dapo", 1, 11),
+        ("warm-up", 1, 3),  # in the second minibatch of the second epoch of a round of warm-up
+        ("warm-up", 1, 7),  # in its second round
+        ("warm-up", 1, 11),  # after it
+        ("critic of its own", 1, 12),  # the policy's step of update 6 is made, and its critic's not
+        ("greedy", 1, 3),
         ("lora", 1, 19),
         ("bfloat16", 1, 6),
         ("plain", 1, 3),
@@ -654,7 +681,7 @@ def test_a_step_that_no_report_tells_of_is_not_saved(whole, model, tmp_path, mon
     def interrupted(optimiser):
         nonlocal steps
         norm = original(optimiser)
-        steps += 1
+        steps += len(optimiser.parameters) > 2  # not those of the value head
         if steps == 14:
             raise KeyboardInterrupt
         return norm

@@ -13,11 +13,13 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ventaja.environments import Reward
+from ventaja.environments import Reward, SingleTurn
 from ventaja.models import Policy
 from ventaja.records import Completion, Example, Group, Judgement, Prompt, StopReason, Trajectory
+from ventaja.rollouts import ScriptedEngine
 from ventaja.training import RlConfig, SftConfig, parse, train_rl, train_sft
 from ventaja.training.joints import make_environment
+from ventaja.training.setup import RlRun
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["<pad>", "<eos>", *LETTERS, " ", ".", "?", ":"]
@@ -109,6 +111,27 @@ def run_rl(
         config, prompts=prompts(count), rewards=[Reward(judge, "share_of_a", steps=steps)]
     )
     return train_rl(config, environment=environment, console=console or quiet())
+
+
+def begun(
+    folder: Path,
+    model: Path,
+    /,
+    *,
+    judge: Any = share_of_a,
+    count: int = 8,
+    script: Any = None,
+    **groups: Any,
+) -> RlRun:
+    """A run that is about to play its first round, with an engine that says `script(prompt, k)` if there is one."""
+    environment = SingleTurn(prompts=prompts(count), rewards=[Reward(judge, "r")])
+    return RlRun.of(
+        parse(RlConfig, rl_values(folder, model, **groups)),
+        engine=None if script is None else ScriptedEngine(tokenizer(), script),
+        environment=environment,
+        command="",
+        console=quiet(),
+    )
 
 
 def examples(count: int = 6) -> list[Example]:

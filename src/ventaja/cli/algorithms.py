@@ -24,15 +24,34 @@ def _surrogate(algorithm: Algorithm) -> str:
     return f"{algorithm.surrogate} ε {values['clip_low']}/{values['clip_high']}{dual}"
 
 
-def _credit(algorithm: Algorithm) -> str:
-    if algorithm.discount == 1:
-        return algorithm.credit
-    return f"{algorithm.credit} γ {as_text(algorithm.discount)} per {algorithm.discount_per}"
-
-
 def _baseline(algorithm: Algorithm) -> str:
     constant = f" {as_text(algorithm.baseline_value)}" if algorithm.baseline == "constant" else ""
     return f"{algorithm.baseline}{constant}"
+
+
+def _credit(algorithm: Algorithm) -> str:
+    parts = [str(algorithm.credit)]
+    if algorithm.credit == "gae":
+        adaptive = algorithm.adaptive_lambda
+        longer = f" or 1 − 1/({as_text(adaptive)} l)" if adaptive is not None else ""
+        parts.append(f"λ {as_text(algorithm.lambda_)}{longer}")
+    if algorithm.discount != 1:
+        parts.append(f"γ {as_text(algorithm.discount)}")
+    if algorithm.discount_per == "step":
+        parts.append("per step")
+    return ", ".join(parts)
+
+
+def _token_weight(algorithm: Algorithm) -> str:
+    ramp = f", from × {as_text(algorithm.ramp_start)} in {algorithm.ramp_tokens}" * bool(
+        algorithm.ramp_tokens
+    )
+    return f"{algorithm.token_weight}{ramp}"
+
+
+def _entropy(algorithm: Algorithm) -> str:
+    target = algorithm.entropy_target
+    return as_text(algorithm.entropy_coef) + (f" → {as_text(target)}" if target is not None else "")
 
 
 def _kl(algorithm: Algorithm) -> str:
@@ -46,7 +65,10 @@ def _schedule(algorithm: Algorithm) -> str:
     dynamic = ", dynamic" if algorithm.dynamic_sampling else ""
     limit = algorithm.max_approx_kl
     stop = f", approx_kl ≤ {as_text(limit)}" if limit is not None else ""
-    return f"{algorithm.group_size} × {algorithm.epochs} × {algorithm.minibatches}{dynamic}{stop}"
+    size = algorithm.minibatch_size
+    parts = algorithm.minibatches if size is None else f"minibatches of {size}"
+    single = " answers" if algorithm.shuffle == "trajectories" else ""
+    return f"{algorithm.group_size} × {algorithm.epochs} × {parts}{single}{dynamic}{stop}"
 
 
 COLUMNS: dict[str, Callable[[Algorithm], str]] = {
@@ -56,9 +78,9 @@ COLUMNS: dict[str, Callable[[Algorithm], str]] = {
     "scale": lambda a: str(a.scale),
     "ratio": lambda a: str(a.ratio),
     "surrogate": _surrogate,
-    "token weight": lambda a: str(a.token_weight),
+    "token weight": _token_weight,
     "KL · estimator · β": _kl,
-    "entropy": lambda a: as_text(a.entropy_coef),
+    "entropy": _entropy,
     "group × epochs × minibatches": _schedule,
     "paper": lambda a: a.paper,
 }

@@ -9,15 +9,17 @@ every reward is the same gets exactly 0, whatever the rounding.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = [
     "batch_centred",
     "gae",
+    "gae_over_actions",
     "group_centred",
     "group_standardised",
     "leave_one_out",
+    "length_adaptive_lambda",
     "rescale",
     "returns_to_go",
     "td_advantage",
@@ -50,12 +52,12 @@ def gae(
     value_BT1: Float[Tensor, "B T+1"],
     discount_BT: Float[Tensor, "B T"],
     *,
-    lambda_: float,
+    lambda_: float | Float[Tensor, "B"],
 ) -> Float[Tensor, "B T"]:
     """Generalised advantage estimate:  Â_t = δ_t + γ_t λ Â_{t+1},  Â_T = 0,  t = 0 … T−1.
 
     GAE (arXiv:1506.02438), eq. 16, with a discount per step. λ = 1 gives the return minus the value,
-    λ = 0 gives `td_advantage`.
+    λ = 0 gives `td_advantage`. λ is one number, or one for each sequence.
 
     An *ending* is a zero discount: `discount_BT[:, t] = 0` says that nothing follows action t, so neither
     V_{t+1} nor Â_{t+1} reaches it, and another episode may begin at t+1. A *truncation* (the length limit cut
@@ -63,7 +65,68 @@ def gae(
     kept discount also lets Â_{t+1} through, so nothing of another episode may follow it.
     """
     delta_BT = td_advantage(reward_BT, value_BT1, discount_BT)
-    return _discounted_sum(delta_BT, discount_BT * lambda_)
+    return _discounted_sum(delta_BT, discount_BT * _per_sequence(lambda_))
+
+
+def gae_over_actions(
+    reward_BT: Float[Tensor, "B T"],
+    value_BT: Float[Tensor, "B T"],
+    end_value_B: Float[Tensor, "B"],
+    is_action_BT: Bool[Tensor, "B T"],
+    *,
+    counts_BT: Bool[Tensor, "B T"] | None = None,
+    discount: float = 1.0,
+    lambda_: float | Float[Tensor, "B"],
+) -> Float[Tensor, "B T"]:
+    """`gae` over the tokens that were chosen: of choice k of a sequence, whose token is at t_k,
+
+    Â_k = δ_k + γ_k λ_k Â_{k+1},   δ_k = r_k + γ_k V(t_{k+1}) − V(t_k),   r_k = Σ reward_t,  t_k ≤ t < t_{k+1}.
+
+    GAE (arXiv:1506.02438), eq. 16. A token that was given (a tool's reply) is outside the recursion: it has no value,
+    it does not discount, and its advantage is 0. A reward at one counts at the chosen token before it; one before
+    the first chosen token is no consequence of any, and counts nowhere. `value_BT[:, t]` is the value of the state
+    before token t, read at the chosen ones alone; the others may be NaN. `end_value_B` is the value after the last
+    token: 0 of a sequence that came to its own end, V of one that was cut off. What is not an action gets 0.
+
+    γ_k and λ_k are `discount` and `lambda_`, each choice being a step of the process. With `counts_BT`, True at the tokens
+    that end a step of several, they are so where a step ends and 1 inside: GAE over steps, which to any token of a step
+    gives its rewards and the value of the next one's beginning, less the token's own value.
+    """
+    T = reward_BT.shape[1]
+    if T == 0:
+        return reward_BT.clone()
+    # chosen tokens to the left, in their order: column k is step k
+    step_BT = (is_action_BT.cumsum(1) - 1).clamp(min=0)
+    is_after_first_BT = is_action_BT.cumsum(1) > 0
+    reward_BK = torch.zeros_like(reward_BT).scatter_add(1, step_BT, reward_BT.where(is_after_first_BT, 0.0))
+    steps_B1 = is_action_BT.sum(1, keepdim=True)
+    place_BT = step_BT.where(is_action_BT, T)  # column T takes what belongs nowhere
+    value_BK1 = value_BT.new_zeros(len(value_BT), T + 1).scatter(1, place_BT, value_BT)
+    value_BK1[:, T] = 0.0
+    value_BK1 = value_BK1.scatter(1, steps_B1, end_value_B[:, None])
+    counts_BK = torch.ones_like(reward_BK, dtype=torch.bool)
+    if counts_BT is not None:
+        counted_BT = (counts_BT & is_after_first_BT).to(reward_BK.dtype)
+        counts_BK = torch.zeros_like(reward_BK).scatter_add(1, step_BT, counted_BT) > 0
+    ones_BK = torch.ones_like(reward_BK)
+    discount_BK = (discount * ones_BK).where(counts_BK, 1.0)
+    trace_BK = discount_BK * (_per_sequence(lambda_) * ones_BK).where(counts_BK, 1.0)
+    is_step_BK = torch.arange(T, device=steps_B1.device) < steps_B1
+    delta_BK = td_advantage(reward_BK, value_BK1, discount_BK).where(is_step_BK, 0.0)
+    advantage_BK = _discounted_sum(delta_BK, trace_BK)
+    return advantage_BK.gather(1, step_BT).where(is_action_BT, 0.0)
+
+
+def length_adaptive_lambda(length_B: Int[Tensor, "B"], *, alpha: float, lowest: float) -> Float[Tensor, "B"]:
+    """λ of each sequence by its length:  λ = max(lowest, 1 − 1/(α l)).
+
+    VAPO (arXiv:2504.05118): the sum of GAE's coefficients is then α·l, so that a reward at the end reaches
+    the tokens of a long answer. For a short one 1 − 1/(α l) falls to 0 and below (with α = 0.05 up to l = 20), which
+    would leave only `td_advantage`; `lowest` is the λ that it never goes below. Raises ValueError unless α is above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}.")
+    return (1 - 1 / (alpha * length_B.clamp(min=1))).clamp(min=lowest)
 
 
 def group_centred(
@@ -136,6 +199,10 @@ def rescale(
     std = _std(centred, count, dim=0)
     kept = x if is_valid is None else x.where(is_valid, 0.0)
     return kept / torch.where(std > 0, std + eps, 1.0)
+
+
+def _per_sequence(number: float | Tensor) -> float | Tensor:
+    return number[:, None] if isinstance(number, Tensor) else number
 
 
 def _discounted_sum(x_BT: Tensor, discount_BT: Tensor) -> Tensor:

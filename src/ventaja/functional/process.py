@@ -19,7 +19,7 @@ def discounted_to_go(
     the tokens that end a step, it is one per step, however long the steps are. γ = 1 is `returns_to_go`.
     """
     total_B = torch.zeros_like(reward_BT.sum(dim=1))
-    factor_BT = torch.where(counts_BT, discount, 1.0).to(reward_BT.dtype)
+    factor_BT = torch.full_like(reward_BT, discount).where(counts_BT, 1.0)
     columns = []
     for reward_B, factor_B in zip(reversed(reward_BT.unbind(1)), reversed(factor_BT.unbind(1)), strict=True):
         total_B = reward_B + factor_B * total_B

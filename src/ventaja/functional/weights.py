@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["fixed_length", "sequence_mean", "sequence_sum", "token_mean"]
+__all__ = ["fixed_length", "position_ramp", "sequence_mean", "sequence_sum", "token_mean"]
 
 
 def sequence_sum(is_action_BT: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -49,6 +49,16 @@ def fixed_length(is_action_BT: Bool[Tensor, "B T"], *, length: int) -> Float[Ten
     if length <= 0:
         raise ValueError(f"length must be above 0, got {length}. Give the most tokens an answer may have.")
     return sequence_sum(is_action_BT) / length
+
+
+def position_ramp(is_action_BT: Bool[Tensor, "B T"], *, start: float, tokens: int) -> Float[Tensor, "B T"]:
+    """A factor by place that lowers a sequence's first tokens:  f_k = min(1, start + (1 − start) · k / tokens).
+
+    k counts the chosen tokens of a sequence from 0. Times a weight, the first of them counts `start` times as much, and
+    from the one at k = `tokens` on they count in full. 0 at what is no action.
+    """
+    k_BT = is_action_BT.cumsum(1) - 1
+    return (start + (1 - start) * k_BT / max(tokens, 1)).clamp(max=1.0) * is_action_BT
 
 
 def _sequences(is_action_BT: Tensor) -> Tensor:

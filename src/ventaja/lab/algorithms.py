@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ventaja.errors import ConfigError
-from ventaja.lab.oracle import TabularPolicy, expected_gradient
+from ventaja.lab.oracle import TabularPolicy, expected_gradient, group_outcomes
 from ventaja.lab.studies import Bias
 from ventaja.training.algorithms import Algorithm
 
@@ -18,6 +18,8 @@ def algorithm_bias(
     reward_N: Float[Tensor, "N"],
     *,
     behaviour: TabularPolicy | None = None,
+    value_NT: Float[Tensor, "N T"] | None = None,
+    variance: bool = False,
 ) -> Bias:
     """The exact gradient of the expected reward, and what an update of this algorithm gives on average instead.
 
@@ -25,6 +27,10 @@ def algorithm_bias(
     itself, as it is in a round's first update). `reward_N` is the reward of each trajectory of `policy.enumerate()`.
     The code is that of training, with whatever functions of one's own the algorithm has. There are N^size groups: take
     a policy with few tokens and steps. Weights are float32, so an unbiased algorithm has a relative bias of about 1e-7.
+
+    With baseline `critic` the critic says `value_NT` before each token of each trajectory: by default the exact values,
+    `policy.values(reward_N)`. With baseline `greedy` the greedy answer is the policy's likeliest trajectory, token by
+    token. `variance` computes that of one update's gradient too, one group after another.
 
     The size of the gradient depends on how tokens are weighed; `Bias.direction` does not look at it. Raises ConfigError
     if the algorithm aims at something else too: a KL or an entropy bonus.
@@ -44,6 +50,9 @@ def algorithm_bias(
     logprob_NT = policy.logprobs(trajectory_NT)
     old_NT = (behaviour or policy).logprobs(trajectory_NT).detach()
 
+    if algorithm.has_critic and value_NT is None:
+        value_NT = (behaviour or policy).values(reward_N)
+
     def loss(index_G: Int[Tensor, "G"]) -> Tensor:
         old_GT, size, length = old_NT[index_G], len(index_G), policy.length
         reward_GT = torch.zeros(size, length, dtype=torch.float64)
@@ -56,6 +65,11 @@ def algorithm_bias(
         batch = Batch.of_samples(samples).with_columns(
             token_reward=reward_GT, is_rewarded=is_last_GT, old_logprob=old_GT, sampler_logprob=old_GT
         )
+        if value_NT is not None:
+            batch = batch.with_columns(value=value_NT[index_G], end_value=torch.zeros_like(reward_GT))
+        if algorithm.baseline == "greedy":
+            greedy = reward_N[(behaviour or policy).greedy()]
+            batch = batch.with_columns(greedy_reward=greedy.expand_as(reward_GT))
         batch = credit(batch, algorithm)
         (row,) = batch.rows(range(size), max_tokens=size * length + 1)
         scores = TokenScores(logprob_NT[index_G][row.sequence_M, row.time_M], None)
@@ -63,10 +77,17 @@ def algorithm_bias(
         weight_GT = token_weights(algorithm, batch.is_action_ST, max_tokens=length)
         return (loss_M * row.pick(weight_GT)).sum()
 
+    size = algorithm.group_size
     gradient = expected_gradient(
         policy,
         lambda index_MG: torch.stack([loss(index_G) for index_G in index_MG]),
         behaviour=behaviour,
-        size=algorithm.group_size,
+        size=size,
     )
-    return Bias(exact=policy.exact_gradient(reward_N), expected=-gradient)
+    spread = float("nan")
+    if variance:
+        spread = -float(gradient.square().sum())
+        for index_G, probability in zip(*group_outcomes(behaviour or policy, size=size), strict=True):
+            (one,) = torch.autograd.grad(loss(index_G), policy.logits_SV, retain_graph=True)
+            spread += float(probability * one.square().sum())
+    return Bias(exact=policy.exact_gradient(reward_N), expected=-gradient, variance=spread)

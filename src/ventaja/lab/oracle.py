@@ -49,6 +49,14 @@ class TabularPolicy:
             states.append(state_N)
         return torch.stack(states, dim=1)
 
+    def greedy(self) -> int:
+        """Which trajectory of `enumerate` takes the likeliest token at each step."""
+        state, number = 0, 0
+        for _ in range(self.length):
+            token = int(self.logits_SV[state].argmax())
+            state, number = self.vocabulary * state + 1 + token, self.vocabulary * number + token
+        return number
+
     def logprobs(self, trajectory_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """log π(a_t | a_<t) of every token, with its gradient to `logits_SV`."""
         return token_logprobs(self.logits_SV[self.states(trajectory_NT)], trajectory_NT)
@@ -64,6 +72,21 @@ class TabularPolicy:
     def exact_gradient(self, reward_N: Float[Tensor, "N"]) -> Float[Tensor, "S V"]:
         """∇ E_π[R], the gradient that a policy-gradient estimator is after."""
         return torch.autograd.grad(self.expected_reward(reward_N), self.logits_SV)[0]
+
+    def values(self, reward_N: Float[Tensor, "N"]) -> Float[Tensor, "N T"]:
+        """What a perfect critic says before each token of each trajectory of `enumerate`:  V = E_π[R | a_<t].
+
+        Without gradient, as a critic's is to the policy.
+        """
+        probability_N = self.probabilities().detach()
+        columns = []
+        for t in range(self.length):
+            # trajectories that begin with the same t tokens stand together, V^(T−t) of them
+            weight_PN = probability_N.view(self.vocabulary**t, -1)
+            reward_PN = reward_N.view(self.vocabulary**t, -1)
+            value_P = (weight_PN * reward_PN).sum(1) / weight_PN.sum(1)
+            columns.append(value_P.repeat_interleave(weight_PN.shape[1]))
+        return torch.stack(columns, dim=1)
 
     def entropy(self) -> Float[Tensor, ""]:
         """Entropy of the whole trajectory:  Σ_n π(n) Σ_t H(π(· | a_<t)),  by the chain rule."""

@@ -32,6 +32,8 @@ class Bias:
 
     exact: Tensor
     expected: Tensor
+    variance: float = float("nan")
+    """E‖g − E g‖² of one update's gradient g; NaN where it was not computed."""
 
     @property
     def relative(self) -> float:

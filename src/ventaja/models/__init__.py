@@ -3,7 +3,8 @@
 from ventaja.models.chat import TokenizedExample, render_example, render_prompt
 from ventaja.models.layout import Bundle, PackedRow, pack_row
 from ventaja.models.load import load_policy, resolve_device, resolve_precision
-from ventaja.models.policy import Policy, TokenScores
+from ventaja.models.policy import Policy, TokenScores, Wanted
+from ventaja.models.value import ValueHead
 
 __all__ = [
     "Bundle",
@@ -11,6 +12,8 @@ __all__ = [
     "Policy",
     "TokenScores",
     "TokenizedExample",
+    "ValueHead",
+    "Wanted",
     "load_policy",
     "pack_row",
     "render_example",

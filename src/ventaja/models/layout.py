@@ -22,6 +22,8 @@ class Bundle:
     answers: Sequence[Sequence[int]]
     is_target: Sequence[Sequence[bool]] | None = None
     """True at the tokens of each answer that are to be predicted: those that were chosen. All, if None."""
+    keep_last: Sequence[bool] | None = None
+    """True for the answers whose last token is an input too. What `pack_row` says for all, if None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ class PackedRow:
     time_M: Tensor
     """Each target's place in its answer."""
     end_A: Tensor | None = None
-    """Row index of each answer's last token, from which a value after it is read; None where it is no input."""
+    """Row index of each answer's last input, from which a value after it is read: its last token, if that was kept (a
+    number without meaning for one that was not). None where no answer's was."""
 
     @property
     def tokens(self) -> int:
@@ -79,7 +82,7 @@ def pack_row(
     """Lay bundles out in one row. Every prompt needs at least one token; answers may be of any length ≥ 1.
 
     What the prompts have in common at their beginning is shared if it saves `worthwhile` tokens. With `keep_last` an
-    answer's last token is an input too.
+    answer's last token is an input too, unless its bundle says otherwise.
     """
     P = len(bundles)
     prompt_length = np.array([len(b.prompt_ids) for b in bundles], dtype=np.int64)
@@ -91,7 +94,8 @@ def pack_row(
         for g, answer in enumerate(bundle.answers):
             if len(answer) < 1:
                 raise ValueError(f"answer {g} of prompt {p} has no tokens")
-            answer_length[p, g] = len(answer) - (not keep_last)
+            answer_length[p, g] = len(answer) - (not _keeps(bundle, g, keep_last))
+    keeps_any = any(_keeps(b, g, keep_last) for b in bundles for g in range(len(b.answers)))
     L, T = int(prompt_length.max()), max(int(answer_length.max(initial=0)), 0)
 
     prompt_index = np.zeros((P, L), dtype=np.int64)
@@ -154,8 +158,12 @@ def pack_row(
         target_M=join(targets),
         answer_M=join([np.full(len(time), a) for a, time in enumerate(times)]),
         time_M=join(times),
-        end_A=torch.tensor(ends) if keep_last else None,
+        end_A=torch.tensor(ends) if keeps_any else None,
     )
+
+
+def _keeps(bundle: Bundle, answer: int, default: bool) -> bool:
+    return default if bundle.keep_last is None else bool(bundle.keep_last[answer])
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

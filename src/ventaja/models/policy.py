@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ventaja.cpu import choose
+from ventaja.functional import fused_kl
 from ventaja.models.attention import angles_change_after, plain_attention, plan_attention
 from ventaja.models.chat import Tokenizer
 from ventaja.models.group_attention import GroupAttention
@@ -23,6 +24,7 @@ from ventaja.models.head import LogitHead
 from ventaja.models.layout import PackedRow
 from ventaja.models.padded import padded_hidden
 from ventaja.models.quiet import without_progress_bars
+from ventaja.models.value import ValueHead
 from ventaja.settings import CpuWay
 
 
@@ -32,6 +34,29 @@ class TokenScores:
 
     logprob_M: Tensor
     entropy_M: Tensor | None
+    value_M: Tensor | None = None
+    """The value of the state before each target."""
+    end_value_A: Tensor | None = None
+    """The value after each answer's last token, where that is an input (`PackedRow.end_A`)."""
+    kl_M: Tensor | None = None
+    """The exact KL to the reference, over the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be read off a row's last hidden states, all of it in one forward pass."""
+
+    temperature: float = 1.0
+    """What logits are divided by, as when the tokens were sampled."""
+    logprob: bool = True
+    """Log-probs of the targets. False: `TokenScores.logprob_M` is empty, and no logits are computed."""
+    entropy: bool = False
+    value: bool = False
+    """Values, of a policy with a value head."""
+    into_trunk: bool = True
+    """Let the gradient of values through the head into the network."""
+    reference: Policy | None = None
+    """The exact KL to this network: the policy itself stands for what its adapters started from."""
 
 
 class Policy:
@@ -51,6 +76,8 @@ class Policy:
             module.get_base_model() if hasattr(module, "peft_config") else module
         )
         self.eos_ids = _eos_ids(self.causal_lm, tokenizer)
+        self.value_head: ValueHead | None = None
+        """What reads values off the last hidden states, if anything does."""
         self.recomputes = False
         """Gradient checkpointing (arXiv:1604.06174): layers are computed again in the backward pass."""
         module.eval()
@@ -114,6 +141,12 @@ class Policy:
             )
         return None
 
+    def add_value_head(self, *, initial_value: float) -> ValueHead:
+        """Values are read off the last hidden states from now on."""
+        width = self.head.linear.in_features
+        self.value_head = ValueHead(width, device=self.device, initial_value=initial_value)
+        return self.value_head
+
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The trainable parameters with their names, each once."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
@@ -128,8 +161,42 @@ class Policy:
 
     def score(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """Log-probs (and entropies) of a row's targets; gradients flow unless under `torch.no_grad`."""
+        return self.read(row, Wanted(temperature=temperature, entropy=entropy))
+
+    def read(self, row: PackedRow, wanted: Wanted) -> TokenScores:
+        """What is wanted of a row, from one forward pass; gradients flow unless under `torch.no_grad`."""
         row = row.to(self.device)
-        return self._scores(self.states(row)[0], row, temperature, entropy)
+        is_trained = wanted.logprob or wanted.into_trunk or wanted.reference is not None
+        with nullcontext() if is_trained else torch.no_grad():
+            hidden_MD, end_AD = self.states(row)
+        logprob, entropy = hidden_MD.new_empty(0, dtype=torch.float32), None
+        if wanted.logprob:
+            logprob, entropy = self.head.logprobs(
+                hidden_MD, row.target_M, temperature=wanted.temperature, entropy=wanted.entropy
+            )
+        value = end = kl = None
+        if wanted.value:
+            assert self.value_head is not None, f"{self.name} has no value head"
+            value = self.value_head(hidden_MD if wanted.into_trunk else hidden_MD.detach())
+            end = None if end_AD is None else self.value_head(end_AD.detach())
+        if wanted.reference is not None:
+            kl = self._kl(hidden_MD, row, wanted.reference, wanted.temperature)
+        return TokenScores(logprob, entropy, value, end, kl)
+
+    def _kl(self, hidden_MD: Tensor, row: PackedRow, reference: Policy, temperature: float) -> Tensor:
+        with torch.no_grad(), self.without_adapters() if reference is self else nullcontext():
+            ref_hidden_MD = reference.states(row)[0]
+        return fused_kl(
+            hidden_MD,
+            self.head.linear.weight,
+            ref_hidden_MD,
+            reference.head.linear.weight,
+            bias_V=self.head.linear.bias,
+            ref_bias_V=reference.head.linear.bias,
+            temperature=temperature,
+            softcap=self.head.softcap,
+            scale=self.head.scale,
+        )
 
     def score_padded(self, row: PackedRow, *, temperature: float = 1.0, entropy: bool = False) -> TokenScores:
         """The same as `score` for any model, through transformers' own forward pass: see `padded`."""

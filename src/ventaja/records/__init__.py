@@ -5,9 +5,11 @@ from ventaja.records.files import read_groups, read_rollouts, write_groups
 from ventaja.records.group import Finished, Group, Request
 from ventaja.records.judgement import Fault, Judgement
 from ventaja.records.prompt import Message, Prompt
+from ventaja.records.ranking import Answer, Ranking
 from ventaja.records.trajectory import Completion, Given, StopReason, Trajectory
 
 __all__ = [
+    "Answer",
     "Completion",
     "Example",
     "Fault",
@@ -17,6 +19,7 @@ __all__ = [
     "Judgement",
     "Message",
     "Prompt",
+    "Ranking",
     "Request",
     "StopReason",
     "Trajectory",

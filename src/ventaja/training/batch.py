@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ventaja.models import Bundle, PackedRow, TokenizedExample, pack_row
+from ventaja.models import Bundle, PackedRow, TokenizedExample, TokenScores, pack_row
 from ventaja.models.layout import WORTHWHILE, common_prefix
 from ventaja.records import Group
 from ventaja.training.algorithms import Algorithm
@@ -29,6 +30,8 @@ class Sample:
     """All that was said after the prompt, chosen or given."""
     is_action: tuple[bool, ...]
     """True at tokens that take part in the loss."""
+    is_truncated: bool = False
+    """True if a limit cut it off, so that something might have followed its last token."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -46,7 +49,8 @@ class Batch:
     is_action_ST: Tensor
     """True at tokens that take part in the loss."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Further [S, T] tables: token_reward, is_rewarded, sampler_logprob, ref_logprob, old_logprob, advantage."""
+    """Further [S, T] tables: token_reward, is_rewarded, sampler_logprob, ref_logprob, old_logprob, advantage; with a critic
+    value, end_value and value_target."""
 
     @property
     def sequences(self) -> int:
@@ -89,6 +93,7 @@ class Batch:
                     is_action=trajectory.is_chosen
                     if truncation.takes_part(trajectory)
                     else (False,) * len(trajectory),
+                    is_truncated=trajectory.is_truncated,
                 )
                 for g, group, k, trajectory, _ in valid
             ]
@@ -143,6 +148,10 @@ class Batch:
             result[s, : len(row)] = torch.tensor(row)
         return result
 
+    def per_group(self, values: Sequence[float]) -> Tensor:
+        """An [S, T] table of one number for each group, in all places of its sequences."""
+        return torch.tensor(values)[self.group_S][:, None].expand(-1, self.longest).contiguous()
+
     def per_token(self, name: str, s: int) -> list[float | None] | None:
         """A column's values for a sequence, None at tokens that are no actions; None if it has none for it.
 
@@ -158,12 +167,15 @@ class Batch:
         known = [x for x in values if x is not None and x == x]  # NaN: not scored
         return values if known else None
 
-    def rows(self, sequences: Sequence[int], *, max_tokens: int, keep_last: bool = False) -> list[Row]:
+    def rows(
+        self, sequences: Sequence[int], *, max_tokens: int, keep_last: bool | Literal["truncated"] = False
+    ) -> list[Row]:
         """Pack the given sequences, longest groups first, into rows of at most `max_tokens` tokens.
 
         A group stays together, so that its prompt is computed once, unless it alone exceeds the budget. A
         single sequence longer than the budget gets a row of its own. Actions are what rows predict; with `keep_last`
-        a sequence's last token is an input too, so that a value after it can be read.
+        a sequence's last token is an input too, so that a value after it can be read: of all, or of those that were
+        truncated.
         """
         by_group: dict[int, list[int]] = {}
         for s in sequences:
@@ -197,22 +209,28 @@ class Batch:
             pieces[-1].append(s)
         return pieces
 
-    def _row(self, pieces: list[list[int]], keep_last: bool) -> Row:
+    def _row(self, pieces: list[list[int]], keep_last: bool | Literal["truncated"]) -> Row:
         bundles = [
             Bundle(
                 prompt_ids=self.samples[piece[0]].prompt_ids,
                 answers=[self.samples[s].token_ids[: self._needed(s, keep_last)] for s in piece],
                 is_target=[self.samples[s].is_action[: self._needed(s, keep_last)] for s in piece],
+                keep_last=[self._keeps_last(s, keep_last) for s in piece],
             )
             for piece in pieces
         ]
         order = torch.tensor([s for piece in pieces for s in piece])
-        return Row(packed=pack_row(bundles, keep_last=keep_last), sequence_A=order)
+        return Row(packed=pack_row(bundles), sequence_A=order)
 
-    def _needed(self, s: int, keep_last: bool) -> int:
-        """How many of a sequence's tokens the model has to see: nothing depends on what was given after the last action."""
+    def _keeps_last(self, s: int, keep_last: bool | Literal["truncated"]) -> bool:
+        return self.samples[s].is_truncated if keep_last == "truncated" else keep_last
+
+    def _needed(self, s: int, keep_last: bool | Literal["truncated"]) -> int:
+        """How many of a sequence's tokens the model has to see: nothing depends on what was given after the last action,
+        but a value after all of it."""
         flags = self.samples[s].is_action
-        return len(flags) if keep_last or not any(flags) else len(flags) - flags[::-1].index(True)
+        is_all = self._keeps_last(s, keep_last) or not any(flags)
+        return len(flags) if is_all else len(flags) - flags[::-1].index(True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,3 +270,25 @@ def scores_table(batch: Batch, score: Callable[[PackedRow], Tensor], rows: Seque
         table[row.sequence_M, row.time_M] = score(row.packed).float().cpu()
     table[~is_scored] = torch.nan
     return table
+
+
+def scores_tables(
+    batch: Batch, read: Callable[[PackedRow], TokenScores], rows: Sequence[Row]
+) -> dict[str, Tensor]:
+    """Tables [S, T] of all that is read of the rows: `logprob` and `value` as in `scores_table`, and `end_value`, the
+    value after the last token of a truncated sequence in each of its places (0 of one that came to its own end)."""
+    tables: dict[str, Tensor] = {}
+    for row in rows:
+        scores = read(row.packed)
+        found = {"logprob": scores.logprob_M if len(scores.logprob_M) else None, "value": scores.value_M}
+        for name, score_M in found.items():
+            if score_M is not None:
+                table = tables.setdefault(name, torch.full(batch.is_action_ST.shape, torch.nan))
+                table[row.sequence_A] = 0.0
+                table[row.sequence_M, row.time_M] = score_M.float().cpu()
+        if scores.value_M is not None:
+            table = tables.setdefault("end_value", torch.zeros(batch.is_action_ST.shape))
+            if scores.end_value_A is not None:
+                is_cut_A = torch.tensor([batch.samples[s].is_truncated for s in row.sequence_A.tolist()])
+                table[row.sequence_A] = scores.end_value_A.float().cpu().where(is_cut_A, 0.0)[:, None]
+    return tables

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from ventaja.environments import Environment, noted_metrics
-from ventaja.records import Group
+from ventaja.records import Group, Request
 from ventaja.rollouts import Asking, roll_out
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RlConfig
-from ventaja.training.credit import has_spread
+from ventaja.training.credit import has_spread, return_of
 from ventaja.training.prompts import PromptStream
 from ventaja.training.truncation import Truncation
 
@@ -26,6 +27,8 @@ class Collected:
     """Those that dynamic sampling replaced, because comparing their answers teaches nothing."""
     spread: list[bool] = field(default_factory=list)
     """Of each group, in the order in which they were sampled: do its answers differ, as this run shapes their rewards?"""
+    greedy: list[float] = field(default_factory=list)
+    """For each of `kept`: what the greedy answer to its prompt earned, if the algorithm asks for one."""
     noted: dict[str, float] = field(default_factory=dict)
     """What the judges gave to `log_metric`."""
     taken: int
@@ -55,12 +58,9 @@ def collect(
     with noted_metrics() as noted:
         while len(found.kept) < wanted and found.taken - taken < budget:
             count = min(wanted - len(found.kept), budget - (found.taken - taken))
-            groups = roll_out(
-                environment,
-                ask,
-                prompts.requests(found.taken, count, size=algorithm.group_size),
-                max_broken_fraction=config.reward.max_broken_fraction,
-            )
+            requests = prompts.requests(found.taken, count, size=algorithm.group_size)
+            limit = config.reward.max_broken_fraction
+            groups = roll_out(environment, ask, requests, max_broken_fraction=limit)
             found.taken += count
             found.spread += (spread := _spread(groups, algorithm, Truncation.of(config)))
             for group, differs in zip(groups, spread, strict=True):
@@ -68,8 +68,30 @@ def collect(
                 (found.kept if is_kept else found.replaced).append(group)
     if not found.kept:  # nothing teaches: train on what there is
         found.kept, found.replaced = found.replaced[:wanted], found.replaced[wanted:]
+    if algorithm.baseline == "greedy":
+        found.greedy = _greedy_rewards(environment, ask, found.kept, config=config)
     found.noted = noted.means()
     return found
+
+
+def _greedy_rewards(
+    environment: Environment, ask: Asking, groups: Sequence[Group], *, config: RlConfig
+) -> list[float]:
+    """What one greedy answer to each group's prompt earns, penalties for length included. It is judged as all others are,
+    and not trained on. One that broke counts as the mean of the others, which depends on the group's answers as little."""
+    greedy = replace(ask, sampling=ask.sampling.model_copy(update={"temperature": 0.0}))
+    requests = [
+        Request(prompt=group.prompt, prompt_ids=group.prompt_ids, count=1, seed=(number,))
+        for number, group in enumerate(groups)
+    ]
+    limit = config.reward.max_broken_fraction
+    with noted_metrics():  # what is noted of them is no part of the round's
+        answered = roll_out(environment, greedy, requests, max_broken_fraction=limit)
+    batch = Batch.of_groups(answered, Truncation.of(config))
+    reward_S = return_of(batch.columns["token_reward"])
+    earned = dict(zip(batch.group_S.tolist(), reward_S.tolist(), strict=True))
+    usual = fmean(earned.values()) if earned else 0.0
+    return [earned.get(number, usual) for number in range(len(groups))]
 
 
 def _spread(groups: Sequence[Group], algorithm: Algorithm, truncation: Truncation) -> list[bool]:

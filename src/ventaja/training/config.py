@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -276,7 +277,7 @@ def algorithm_settings(algorithm: Algorithm) -> dict[str, Any]:
     return {"name": base.name, **changed}
 
 
-class OptimiserConfig(Settings):
+class AdamWConfig(Settings):
     """AdamW (arXiv:1711.05101) on float32 master weights."""
 
     learning_rate: float = Field(1e-5, gt=0, allow_inf_nan=False)
@@ -291,6 +292,17 @@ class OptimiserConfig(Settings):
     """Adam's β₁ and β₂."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+
+    @model_validator(mode="after")
+    def _betas_are_fractions(self) -> AdamWConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and less than 1, not {list(self.betas)}")
+        return self
+
+
+class OptimiserConfig(AdamWConfig):
+    """AdamW (arXiv:1711.05101) on float32 master weights."""
+
     max_tokens: int = Field(4096, ge=1)
     """Tokens in one forward and backward pass; lower needs less memory and changes nothing else. Halved, and said
     so, where memory runs out."""
@@ -298,10 +310,47 @@ class OptimiserConfig(Settings):
     """Compute layers again in the backward pass: about a third more work, much less memory. Turned on, and said so,
     where a single sequence does not fit."""
 
+
+class CriticConfig(Settings):
+    """The critic, where algorithm.baseline is `critic`: a value for each token, learned beside the policy."""
+
+    model: str | None = Field(None, min_length=1)
+    """A model of its own that values are read from, trained in full: a short name, a folder or a hub id, with the
+    policy's tokenizer. Unset: they are read from the policy's last hidden states, with no forward pass of their own."""
+    initial_value: float = Field(0.0, allow_inf_nan=False)
+    """What every value is at first: a reward that is usual at the run's beginning."""
+    head_learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
+    """Of the linear head that reads values: one step moves no value by much more than this."""
+    through_trunk: bool = False
+    """Train the policy's network on values too. Off: they are read from it, and the head alone learns them."""
+    loss_weight: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """With `through_trunk`, the weight of the value loss beside the policy's."""
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """If set, a value is pulled no further than this from what it was when the round was sampled (PPO's clipped value
+    loss)."""
+    bootstrap_truncated: bool = True
+    """An answer that was cut off would have gone on: its return goes on with the value after its last token. Off: it
+    ended there, with the reward that it got."""
+    warmup_rounds: int = Field(0, ge=0)
+    """So many rounds at first train the critic alone, on Monte-Carlo returns; the policy stays."""
+    min_explained_variance: float | None = Field(None, lt=1, allow_inf_nan=False)
+    """If set, the policy stays until the critic's values have explained this share of a new round's variance."""
+    optimiser: AdamWConfig = AdamWConfig()
+    """Of the critic. Its learning rate is that of a model of its own; rows are as long as the policy's."""
+
     @model_validator(mode="after")
-    def _betas_are_fractions(self) -> OptimiserConfig:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be at least 0 and less than 1, not {list(self.betas)}")
+    def _trunks(self) -> CriticConfig:
+        if self.model is not None and self.through_trunk:
+            raise ValueError(
+                "through_trunk would have no effect: a critic with a model of its own trains all of it"
+            )
+        if not self.through_trunk and self.loss_weight != 0.1:
+            raise ValueError("loss_weight would have no effect: set through_trunk, where two losses meet")
+        if self.model is None and self.optimiser.learning_rate != AdamWConfig().learning_rate:
+            raise ValueError(
+                "optimiser.learning_rate would have no effect: it is that of a critic with a model of its own. Set "
+                "head_learning_rate"
+            )
         return self
 
 
@@ -501,24 +550,32 @@ class RlConfig(RolloutConfig):
     moved: ClassVar[Mapping[str, str]] = MappingProxyType({"run.max_batch": "engine.max_batch"})
 
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    critic: CriticConfig = CriticConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     eval: EvalConfig = EvalConfig()
     run: RlRunConfig
 
+    def chosen_algorithm(self) -> Algorithm:
+        """The algorithm of this run: its minibatches are a number, also where their size is given."""
+        algorithm = self.algorithm.resolve()
+        if algorithm.minibatch_size is None:
+            return algorithm
+        parts = self.run.completions_per_round // algorithm.minibatch_size
+        return replace(algorithm, minibatches=parts, minibatch_size=None)
+
     @model_validator(mode="after")
     def _check(self) -> RlConfig:
         algorithm = self.algorithm.resolve()
+        if not algorithm.has_critic and (changed := changed_settings(self.critic)):
+            raise ValueError(
+                f"critic.{changed[0]} would have no effect: algorithm.baseline is {algorithm.baseline}, which has no critic"
+            )
         if self.run.completions_per_round % algorithm.group_size:
             raise ValueError(
                 f"run.completions_per_round ({self.run.completions_per_round}) must be a multiple of "
                 f"algorithm.group_size ({algorithm.group_size})"
             )
-        prompts = self.run.completions_per_round // algorithm.group_size
-        if algorithm.minibatches > prompts:
-            raise ValueError(
-                f"algorithm.minibatches ({algorithm.minibatches}) is more than a round has prompts ({prompts}): "
-                "raise run.completions_per_round or lower minibatches"
-            )
+        _check_minibatches(algorithm, self.run.completions_per_round)
         if self.sampling.temperature == 0:
             raise ValueError(
                 "sampling.temperature must be above 0: greedy answers of a prompt are all the same"
@@ -535,6 +592,28 @@ class RlConfig(RolloutConfig):
             )
         _check_eval_is_used(self.eval)
         return self
+
+
+def _check_minibatches(algorithm: Algorithm, completions: int) -> None:
+    """Raises ValueError if a round cannot be cut into the algorithm's minibatches."""
+    size, whole = algorithm.minibatch_size, algorithm.shuffle == "groups"
+    if size is not None:
+        if completions % size:
+            raise ValueError(
+                f"run.completions_per_round ({completions}) must be a multiple of algorithm.minibatch_size ({size})"
+            )
+        if whole and size % algorithm.group_size:
+            raise ValueError(
+                f"algorithm.minibatch_size ({size}) must be a multiple of algorithm.group_size ({algorithm.group_size}), "
+                "for whole groups are dealt out: change one of them, or set algorithm.shuffle to trajectories"
+            )
+        return
+    most, things = (completions // algorithm.group_size, "prompts") if whole else (completions, "answers")
+    if algorithm.minibatches > most:
+        raise ValueError(
+            f"algorithm.minibatches ({algorithm.minibatches}) is more than a round has {things} ({most}): "
+            "raise run.completions_per_round or lower minibatches"
+        )
 
 
 def _check_eval_is_used(group: EvalConfig | SftEvalConfig) -> None:

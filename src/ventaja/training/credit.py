@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,13 +32,22 @@ NOTHING_YET = RunningMean()
 
 
 def credit(
-    batch: Batch, algorithm: Algorithm, *, running: RunningMean = NOTHING_YET, kl_coef: float = 0.0
+    batch: Batch,
+    algorithm: Algorithm,
+    *,
+    running: RunningMean = NOTHING_YET,
+    kl_coef: float = 0.0,
+    monte_carlo: bool = False,
 ) -> Batch:
     """The batch with the `advantage` [S, T] of every token, by the algorithm's credit, baseline and scale.
 
+    With a critic it reads the columns `value` (of the state before each token) and `end_value` (after the last token of
+    a truncated sequence, in each of its places; 0 of one that ended), and gives `value_target` too: what the critic is
+    to learn, by `critic_lambda`, or with `monte_carlo` the returns themselves. With baseline `greedy` it reads `greedy_reward`.
+
     It reads the column `token_reward`, and where the algorithm puts the KL into the reward, `old_logprob` and
     `ref_logprob`: β = `kl_coef` times the KL is then taken off each token's reward, in the batch that is returned too.
-    Credit `process` and `process_min` read `is_rewarded` too. Whatever is not an action gets 0, and takes no part in the
+    Credit `process` and `process_min`, and a discount per step, read `is_rewarded` too. Whatever is not an action gets 0, and takes no part in the
     statistics of the others.
     """
     reward_ST = batch.columns["token_reward"]
@@ -46,7 +56,19 @@ def credit(
         log_ratio_ST = log_ratio_ST.where(batch.is_action_ST, 0.0)  # what is no action was not scored
         reward_ST = reward_ST - kl_coef * kl_in_reward(algorithm, log_ratio_ST)
     advantage_ST = _advantages(batch, reward_ST, algorithm, running).where(batch.is_action_ST, 0.0)
-    return batch.with_columns(token_reward=reward_ST, advantage=advantage_ST)
+    batch = batch.with_columns(token_reward=reward_ST, advantage=advantage_ST)
+    if not algorithm.has_critic:
+        return batch
+    lambda_ = 1.0 if monte_carlo else algorithm.critic_lambda
+    target_ST = _gae(batch, reward_ST, algorithm, lambda_) + batch.columns["value"]
+    return batch.with_columns(value_target=target_ST.where(batch.is_action_ST, 0.0))
+
+
+def whitened(batch: Batch, sequences: Sequence[int]) -> Batch:
+    """With advantages centred and scaled over the tokens of these sequences: scale `minibatch_std`."""
+    inside = torch.zeros_like(batch.is_action_ST)
+    inside[list(sequences)] = batch.is_action_ST[list(sequences)]
+    return batch.with_columns(advantage=F.whiten(batch.columns["advantage"], is_valid=inside))
 
 
 def return_of(reward_ST: Tensor) -> Tensor:
@@ -71,14 +93,20 @@ def has_spread(batch: Batch, algorithm: Algorithm) -> dict[int, bool]:
 
 
 def _advantages(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
-    if algorithm.credit == "to_go":
+    if algorithm.credit == "gae":
+        advantage_ST = _gae(batch, reward_ST, algorithm, _policy_lambda(batch, algorithm))
+    elif algorithm.credit == "to_go" and algorithm.has_critic:
+        advantage_ST = _gae(batch, reward_ST, algorithm, 1.0)
+    elif algorithm.credit == "to_go":
         to_go_ST = _to_go(batch, reward_ST, algorithm)
-        advantage_ST = _less_baseline(to_go_ST, algorithm, running, batch.is_action_ST)
+        advantage_ST = _less_baseline(batch, to_go_ST, algorithm, running, batch.is_action_ST)
     elif algorithm.credit == "process":
         advantage_ST = _to_go(batch, _step_advantage(batch, reward_ST, algorithm), algorithm)
     elif algorithm.credit == "process_min":
         step_ST = _step_advantage(batch, reward_ST, algorithm)
         advantage_ST = F.minimum_to_go(step_ST, _is_step(batch))
+    elif algorithm.has_critic:
+        advantage_ST = return_of(reward_ST)[:, None] - batch.columns["value"]
     else:
         advantage_S = _sequence_advantage(batch, return_of(reward_ST), algorithm, running)
         advantage_ST = advantage_S[:, None].expand(-1, batch.longest)
@@ -95,8 +123,12 @@ def _is_step(batch: Batch) -> Tensor:
 def _to_go(batch: Batch, reward_ST: Tensor, algorithm: Algorithm) -> Tensor:
     if algorithm.discount == 1:
         return F.returns_to_go(reward_ST)
-    counts_ST = _is_step(batch) if algorithm.discount_per == "step" else batch.is_action_ST
-    return F.discounted_to_go(reward_ST, counts_ST, discount=algorithm.discount)
+    return F.discounted_to_go(reward_ST, _counts(batch, algorithm), discount=algorithm.discount)
+
+
+def _counts(batch: Batch, algorithm: Algorithm) -> Tensor:
+    """[S, T], True at the tokens that γ and λ count."""
+    return _is_step(batch) if algorithm.discount_per == "step" else batch.is_action_ST
 
 
 def _step_advantage(batch: Batch, reward_ST: Tensor, algorithm: Algorithm) -> Tensor:
@@ -117,7 +149,7 @@ def _step_advantage(batch: Batch, reward_ST: Tensor, algorithm: Algorithm) -> Te
 
 
 def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, running: RunningMean) -> Tensor:
-    reward_S = _less_baseline(reward_S, algorithm, running, batch.takes_part_S)
+    reward_S = _less_baseline(batch, reward_S, algorithm, running, batch.takes_part_S)
     if not algorithm.compares_groups:
         return reward_S
     groups, group_S = batch.group_S.unique(return_inverse=True)
@@ -130,7 +162,32 @@ def _sequence_advantage(batch: Batch, reward_S: Tensor, algorithm: Algorithm, ru
     return group_advantage(algorithm, reward_PG, is_valid)[group_S, index_S]
 
 
-def _less_baseline(reward: Tensor, algorithm: Algorithm, running: RunningMean, is_valid: Tensor) -> Tensor:
+def _gae(batch: Batch, reward_ST: Tensor, algorithm: Algorithm, lambda_: float | Tensor) -> Tensor:
+    return F.gae_over_actions(
+        reward_ST,
+        batch.columns["value"],
+        batch.columns["end_value"][:, 0] if batch.longest else reward_ST.sum(dim=1),
+        batch.is_action_ST,
+        counts_BT=_counts(batch, algorithm),
+        discount=algorithm.discount if algorithm.credit != "sequence" else 1.0,
+        lambda_=lambda_,
+    )
+
+
+def _policy_lambda(batch: Batch, algorithm: Algorithm) -> float | Tensor:
+    if algorithm.adaptive_lambda is None:
+        return algorithm.lambda_
+    length_S = _counts(batch, algorithm).sum(dim=1)
+    return F.length_adaptive_lambda(length_S, alpha=algorithm.adaptive_lambda, lowest=algorithm.lambda_)
+
+
+def _less_baseline(
+    batch: Batch, reward: Tensor, algorithm: Algorithm, running: RunningMean, is_valid: Tensor
+) -> Tensor:
+    """Less a baseline that is not a group's: of [S] returns of sequences, or of [S, T] of tokens."""
+    if algorithm.baseline == "greedy":
+        greedy_ST = batch.columns["greedy_reward"]
+        return reward - (greedy_ST if reward.dim() == 2 else greedy_ST[:, 0])
     if algorithm.baseline == "batch_mean":
         return F.batch_centred(reward, is_valid=is_valid)
     if algorithm.baseline == "constant":

@@ -37,9 +37,11 @@ def teaches(batch: Batch, algorithm: Algorithm) -> Tensor:
     """[S], True for the sequences that an update computes: those that can change it.
 
     With a KL in the reward advantages are known only after scoring, and hardly any is 0. There all sequences stay in,
-    so that they are scored in the rows that the updates have.
+    so that they are scored in the rows that the updates have. A critic learns from every sequence, and whitening by
+    minibatch moves advantages away from 0.
     """
-    if algorithm.trains_every_token or "advantage" not in batch.columns:
+    is_known = "advantage" in batch.columns and algorithm.scale != "minibatch_std"
+    if algorithm.trains_every_token or algorithm.has_critic or not is_known:
         return batch.takes_part_S
     moves = (batch.is_action_ST & (batch.columns["advantage"] != 0)).any(dim=1)
     return batch.takes_part_S if algorithm.kl == "reward" and moves.any() else moves

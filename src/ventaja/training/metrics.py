@@ -25,6 +25,8 @@ def collected_metrics(
 ) -> dict[str, float]:
     """Of all that was sampled in a round, groups that were replaced included."""
     metrics = rollout_metrics(found.groups, spread=found.spread, full_marks=full_marks) | found.noted
+    if found.greedy:
+        metrics["reward_greedy"] = fmean(found.greedy)
     if algorithm.dynamic_sampling:
         metrics["replaced_groups"] = float(len(found.replaced))
     return metrics

@@ -26,19 +26,23 @@ class Minibatch:
     epoch: int
     """Which use of the round's samples it belongs to, from 0."""
 
-    def rows(self, algorithm: Algorithm, max_tokens: int) -> list[Row]:
-        """Packed rows of the sequences that can change an update."""
+    def rows(self, algorithm: Algorithm, max_tokens: int, *, ends: bool = False) -> list[Row]:
+        """Packed rows of the sequences that can change an update; with `ends` the last token of one that was truncated
+        is an input, so that a value after it can be read."""
         is_needed = teaches(self.batch, algorithm)
-        return self.batch.rows([s for s in self.members if is_needed[s]], max_tokens=max_tokens)
+        members = [s for s in self.members if is_needed[s]]
+        return self.batch.rows(members, max_tokens=max_tokens, keep_last="truncated" if ends else False)
 
 
 def minibatches(batch: Batch, algorithm: Algorithm, *, seed: Sequence[int]) -> list[Minibatch]:
-    """All minibatches of a round, epoch after epoch: whole groups, in an order drawn anew for each epoch."""
-    groups = batch.group_S.unique().numpy()
+    """All minibatches of a round, epoch after epoch: whole groups or single sequences (part `shuffle`), in an order drawn
+    anew for each epoch."""
+    dealt_S = torch.arange(batch.sequences) if algorithm.shuffle == "trajectories" else batch.group_S
+    things = dealt_S.unique().numpy()
     parts = []
     for epoch in range(algorithm.epochs):
         rng = np.random.default_rng([seed[0], MINIBATCHES, *seed[1:], epoch])
-        for chosen in np.array_split(rng.permutation(groups), algorithm.minibatches):
-            members = torch.isin(batch.group_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
+        for chosen in np.array_split(rng.permutation(things), algorithm.minibatches):
+            members = torch.isin(dealt_S, torch.from_numpy(chosen)).nonzero()[:, 0].tolist()
             parts.append(Minibatch(batch=batch, members=members, epoch=epoch))
     return parts

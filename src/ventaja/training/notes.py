@@ -33,6 +33,7 @@ class Notes:
     rounds_without_comparison: int = 0
     said_that_judging_is_slow: bool = False
     said_that_samplers_differ: bool = False
+    policy_moved: bool | None = None
 
     def nothing_to_compare(
         self, number: int, batch: Batch, sampled: dict[str, float], *, groups: int
@@ -73,6 +74,20 @@ class Notes:
             self.progress.note(
                 f"The rewards of round {number} do not say which answers are better{so_far}: {why}"
             )
+
+    def critic_alone(self, number: int, policy_moves: bool) -> None:
+        """That the policy stays where it is, and when it begins to move."""
+        if policy_moves and self.policy_moved is False:
+            self.progress.note(f"From round {number} on the policy is trained too.")
+        elif not policy_moves and self.policy_moved is None:
+            limit = self.config.critic.min_explained_variance
+            until = [f"for {self.config.critic.warmup_rounds} rounds"] * bool(
+                self.config.critic.warmup_rounds
+            ) + [f"until value/explained_variance is above {limit}"] * (limit is not None)
+            self.progress.note(
+                f"The critic is trained alone at first, {' and '.join(until)}: the policy stays."
+            )
+        self.policy_moved = policy_moves
 
     def _too_easy_or_hard(self) -> str:
         larger = "algorithm.group_size" if self.algorithm.group_size > 1 else "run.completions_per_round"

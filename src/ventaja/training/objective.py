@@ -18,9 +18,17 @@ Stats = dict[str, Tensor]
 """Sums over tokens, by metric name; `tokens` counts them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """The weights of KL and entropy, which may adapt from round to round."""
+
+    kl: float = 0.0
+    entropy: float = 0.0
+
+
 @dataclass(frozen=True)
 class PolicyObjective:
-    """surrogate(ratio, Â) + β·KL − c·entropy for each token of a row.
+    """surrogate(ratio, Â) + β·KL for each token of a row.
 
     Reads the batch's columns `advantage`, `old_logprob` (unless on-policy) and `ref_logprob` (if KL is used).
     """
@@ -72,14 +80,17 @@ class PolicyObjective:
                 stats["clip_ratio/dual"] = count * F.clip_fraction_dual(
                     held, advantage, is_action, dual_clip=a.dual_clip
                 )
-        if a.kl == "loss":
+        if a.kl == "loss" and a.kl_estimator == "exact":
+            assert scores.kl_M is not None
+            stats["kl"] = (scores.kl_M.detach() * is_action).sum()
+            loss = loss + self.kl_coef * scores.kl_M
+        elif a.kl == "loss":
             ref_log_ratio = logprob - row.pick(columns["ref_logprob"]).to(device)
             stats["kl"] = (F.kl_k3(ref_log_ratio.detach()) * is_action).sum()
             kl = call(a, "kl_estimator", log_ratio=ref_log_ratio, old_log_ratio=logprob - old)
             loss = loss + self.kl_coef * kl
         if scores.entropy_M is not None:
             stats["entropy"] = (scores.entropy_M.detach() * is_action).sum()
-            loss = loss - a.entropy_coef * scores.entropy_M
         return loss, stats
 
     def _log_ratio(self, row: Row, log_ratio_M: Tensor) -> Tensor:
@@ -100,6 +111,16 @@ class PolicyObjective:
         return joint_M.detach() + log_ratio_M - value_M
 
 
+def entropy_bonus(coefficient: float) -> Callable[[Row, TokenScores], tuple[Tensor, Stats]]:
+    """−c·entropy [M] of each target: a term of its own, for its weight does not follow how the policy's tokens count."""
+
+    def objective(row: Row, scores: TokenScores) -> tuple[Tensor, Stats]:
+        assert scores.entropy_M is not None
+        return -coefficient * scores.entropy_M, {}
+
+    return objective
+
+
 def supervised_objective(batch: Batch) -> Callable[[Row, TokenScores], tuple[Tensor, Stats]]:
     """Negative log-likelihood [M] of each target; the weights leave out what is not an answer."""
 
@@ -112,6 +133,10 @@ def supervised_objective(batch: Batch) -> Callable[[Row, TokenScores], tuple[Ten
 def token_weights(algorithm: Algorithm, is_action_ST: Tensor, *, max_tokens: int) -> Tensor:
     """How each token counts [S, T] in one update; `max_tokens` is the longest allowed answer."""
     weight = call(algorithm, "token_weight", is_action=is_action_ST, length=max_tokens)
+    if algorithm.ramp_tokens:
+        weight = weight * F.position_ramp(
+            is_action_ST, start=algorithm.ramp_start, tokens=algorithm.ramp_tokens
+        )
     return weight.detach()
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ventaja.models import Policy
-from ventaja.training.config import OptimiserConfig
+from ventaja.models import Policy, ValueHead
+from ventaja.training.config import AdamWConfig
 from ventaja.training.rounding import Rounding
 
 
@@ -22,7 +22,7 @@ class Optimiser:
     """
 
     def __init__(
-        self, policy: Policy, config: OptimiserConfig, *, total_updates: int, compute: torch.dtype
+        self, policy: Policy | ValueHead, config: AdamWConfig, *, total_updates: int, compute: torch.dtype
     ) -> None:
         self.config = config
         self.total_updates = total_updates
@@ -96,6 +96,11 @@ class Optimiser:
         self.forget_gradients()
         return float(norm)
 
+    def has_finite_gradient(self) -> bool:
+        """True unless a step would be refused."""
+        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
+        return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
     def forget_gradients(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
         for parameter in self.parameters.values():  # one that memory ran out on has not reached its master
@@ -116,6 +121,10 @@ class Optimiser:
     def swallowed(self) -> float | None:
         """See `Rounding.swallowed`; None where nothing is rounded."""
         return self.rounding.swallowed(self._rounded()) if self.rounding else None
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights that it trains, in float32."""
+        return {name: master.detach().contiguous() for name, master in self.masters.items()}
 
     def master_weights(self) -> dict[str, Tensor]:
         """The float32 weights that the module holds rounded; empty where it computes in float32."""

@@ -71,6 +71,8 @@ KINDS: Mapping[str, Kind] = {
             "batch_mean": Part(uniform=True),
             "leave_one_out": Part(function="leave_one_out", within_groups=True),
             "group_mean": Part(function="group_centred", within_groups=True),
+            "greedy": Part(),
+            "critic": Part(),
         },
         given={
             "reward": "[P, G], the return of each answer, a row per prompt",
@@ -84,6 +86,7 @@ KINDS: Mapping[str, Kind] = {
             "none": Part(),
             "group_std": Part(function="group_standardised"),
             "batch_std": Part(function="whiten"),
+            "minibatch_std": Part(),
         },
         given={
             "advantage": "[P, G], the returns less their baseline, a row per prompt",
@@ -146,6 +149,7 @@ KINDS: Mapping[str, Kind] = {
             "k3": Part(function="kl_k3"),
             "k3+": Part(function="kl_k3_plus", kl_in=("loss",)),
             "k3_weighted": Part(function="kl_k3_weighted", kl_in=("loss",)),
+            "exact": Part(kl_in=("loss",)),
         },
         given={
             "log_ratio": "any shape, log π − log π_ref of each token, with its gradient",

@@ -115,6 +115,12 @@ _TRL = (
         note="what is in memory at once, in training too; no result depends on it",
     ),
     _trl("output_dir", "run.folder"),
+    _trl("gamma", "algorithm.discount"),
+    _trl("lam", "algorithm.lambda_"),
+    _trl("vf_coef", "critic.loss_weight", note="where critic.through_trunk is set; a head alone has a loss of its own"),
+    _trl("cliprange_value", "critic.clip", note="off unless set"),
+    _trl("value_model_path", "critic.model", note="unset, values are read from the policy itself"),
+    _trl("entropy_target", "algorithm.entropy_target", note="it adapts algorithm.entropy_coef"),
     _trl("run_name", "run.folder", note="a run is called as its folder is"),
     _trl("data_seed", "run.seed"),
     _trl(
@@ -173,7 +179,7 @@ _VERL = (
     _verl(f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu", "optimiser.max_tokens", note=_LIMIT_OF_ROWS),
     _verl(f"{_ROLLOUT}.log_prob_max_token_len_per_gpu", "optimiser.max_tokens"),
     _verl(f"{_ACTOR}.ppo_mini_batch_size", "algorithm.minibatches",
-          note="how many mini-batches, not how large: train_batch_size / ppo_mini_batch_size"),
+          note="how many mini-batches; how large they are, in answers, is algorithm.minibatch_size"),
     _verl(f"{_ACTOR}.ppo_micro_batch_size", "optimiser.max_tokens", note=_LIMIT_OF_ROWS),
     _verl(f"{_ACTOR}.ppo_micro_batch_size_per_gpu", "optimiser.max_tokens", note=_LIMIT_OF_ROWS),
     _verl(f"{_ACTOR}.ppo_max_token_len_per_gpu", "optimiser.max_tokens"),
@@ -186,6 +192,14 @@ _VERL = (
     _verl(f"{_ACTOR}.policy_loss.loss_mode", "algorithm.name", note="vanilla is grpo's or ppo's"),
     _verl(f"{_ACTOR}.loss_agg_mode", "algorithm.token_weight"),
     _verl(f"{_ACTOR}.entropy_coeff", "algorithm.entropy_coef"),
+    _verl("algorithm.gamma", "algorithm.discount"),
+    _verl("algorithm.lam", "algorithm.lambda_"),
+    _verl("critic.cliprange_value", "critic.clip", note="off unless set"),
+    _verl("critic.optim.lr", "critic.optimiser.learning_rate", note="of a critic with a model of its own; a head's is critic.head_learning_rate"),
+    _verl("critic.optim.weight_decay", "critic.optimiser.weight_decay"),
+    _verl("critic.model.path", "critic.model", note="unset, values are read from the policy itself"),
+    _verl("critic.grad_clip", "critic.optimiser.max_grad_norm"),
+    _verl("trainer.critic_warmup", "critic.warmup_rounds", note="rounds, not steps"),
     _verl(f"{_ACTOR}.use_kl_loss", "algorithm.kl", note="its value is loss"),
     _verl(f"{_ACTOR}.kl_loss_coef", "algorithm.kl_coef"),
     _verl(f"{_ACTOR}.kl_loss_type", "algorithm.kl_estimator", note="low_var_kl is k3"),
@@ -250,6 +264,12 @@ _OPENRLHF = (
     _openrlhf("init_kl_coef", "algorithm.kl_coef", note="it goes with algorithm.kl"),
     _openrlhf("use_kl_loss", "algorithm.kl", note="its value is loss"),
     _openrlhf("entropy_loss_coef", "algorithm.entropy_coef"),
+    _openrlhf("gamma", "algorithm.discount"),
+    _openrlhf("lambd", "algorithm.lambda_"),
+    _openrlhf("value_clip", "critic.clip", note="off unless set"),
+    _openrlhf("critic_pretrain", "critic.model", note="unset, values are read from the policy itself"),
+    _openrlhf("critic_learning_rate", "critic.optimiser.learning_rate", note="of a critic with a model of its own; a head's is critic.head_learning_rate"),
+    _openrlhf("freezing_actor_steps", "critic.warmup_rounds", note="rounds, not steps"),
     _openrlhf("dynamic_filtering", "algorithm.dynamic_sampling"),
     _openrlhf("actor_learning_rate", "optimiser.learning_rate"),
     _openrlhf("lr_scheduler", "optimiser.schedule"),
@@ -292,10 +312,10 @@ _WITHOUT = (
         openrlhf="vllm_* enable_vllm_is_correction enforce_eager enable_prefix_caching",
     ),
     *_without(
-        "there is no critic: an advantage comes from rewards and a baseline of theirs, undiscounted",
-        trl="gamma lam vf_coef cliprange_value value_model_path",
-        verl="critic.* trainer.critic_warmup trainer.max_critic_ckpt_to_keep algorithm.gamma algorithm.lam",
-        openrlhf="critic_* gamma lambd value_clip freezing_actor_steps save_value_network value_head_prefix",
+        "a critic is saved in every checkpoint, its rows are as long as the policy's, and its head has no name of its own",
+        verl="critic.ppo_* critic.forward_* critic.use_dynamic_bsz critic.loss_agg_mode critic.rollout_n critic.strategy "
+        "critic.shuffle critic.model.tokenizer_path trainer.max_critic_ckpt_to_keep",
+        openrlhf="save_value_network value_head_prefix",
     ),
     *_without(
         "the reference stays the model that the run began with; to move it, begin a new run from the last one's folder "
@@ -414,7 +434,7 @@ _WITHOUT = (
     ),
     *_without(
         "no algorithm here has this part (`ventaja algorithms` shows those that there are)",
-        trl="sapo_* vespo_* top_entropy_quantile use_adaptive_entropy entropy_coef_* entropy_target "
+        trl="sapo_* vespo_* top_entropy_quantile use_adaptive_entropy entropy_coef_* "
         "off_policy_mask_threshold router_aux_loss_coef label_smoothing_factor",
         verl=f"{_ACTOR}.tau_pos {_ACTOR}.tau_neg {_ACTOR}.policy_loss.*_cov_* {_ACTOR}.policy_loss.ppo_kl_coef "
         "algorithm.use_pf_ppo algorithm.pf_ppo.* algorithm.kl_ctrl.horizon algorithm.filter_groups.metric",

@@ -28,7 +28,10 @@ def peer_hint(name: str, names: Iterable[str], value: Any = None, *, whole: bool
     if not found and (whole or _is_slip(group, last, known)):
         return ""
     for fits in (_ends_alike, _has_last_part):
-        found = found or [peer for peer in PEERS if len(key) > 1 and fits(key, peer)]
+        # half a name is rather the policy's than its critic's
+        found = found or [
+            peer for peer in PEERS if len(key) > 1 and fits(key, peer) and not peer.name.startswith("critic.")
+        ]
     if (
         len({(peer.settings, peer.settings or peer.note) for peer in found}) != 1
     ):  # nobody's, or several things

@@ -15,12 +15,13 @@ from ventaja.training.clock import Clock
 from ventaja.training.collecting import collect
 from ventaja.training.config import RlConfig
 from ventaja.training.credit import credit
+from ventaja.training.critic import value_metrics
 from ventaja.training.metrics import collected_metrics, credit_metrics, round_metrics
 from ventaja.training.minibatches import minibatches
 from ventaja.training.round import Round
 from ventaja.training.row_budget import out_of_memory_explained
 from ventaja.training.setup import RlRun
-from ventaja.training.update import update
+from ventaja.training.update import Stage, update
 
 LESS_MEMORY = (
     "Sample fewer answers at once (engine.max_batch) or shorter ones (sampling.max_tokens), take fewer tokens at once "
@@ -81,18 +82,23 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
         ):
             with clock("training"):
                 report = update(
-                    policy, minibatch, algorithm,
-                    kl_coef=state.kl_coef, sampling=config.sampling, moved=round_.moved,
+                    run.learners, minibatch, algorithm,
+                    coefficients=state.coefficients, sampling=config.sampling,
+                    stage=Stage(moved=round_.moved, policy_moves=round_.policy_moves),
                 )  # fmt: skip
             round_.reports.append(report)
             run.keep_schedule()
             run.notes.first_loss(policy, report)
-            if report.stepped and len(round_.reports) < algorithm.updates_per_round:
+            if (report.stepped or report.critic_stepped) and len(
+                round_.reports
+            ) < algorithm.updates_per_round:
                 session.pause(run.save)
         load_weights(run.engine, policy.network, version=policy.updates)
         metrics = round_metrics(round_, algorithm) | run.measured(number) | policy.metrics()
         if algorithm.needs_reference:
             metrics["kl_coef"] = state.kl_coef
+        if algorithm.entropy_target is not None:
+            metrics["entropy_coef"] = state.entropy_coef
         round_.write_rollouts(session.folder.rollout_path(number))
         session.record(number, metrics)
         run.notes.after(round_, metrics)
@@ -105,7 +111,7 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
 
 def begin(run: RlRun, number: int) -> Round:
     """Sample, judge, and give every token its advantage."""
-    config, algorithm, state = run.config, run.algorithm, run.state
+    config, algorithm, state, critic = run.config, run.algorithm, run.state, run.learners.critic
     seconds: dict[str, float] = {}
     clock = Clock(seconds, show=run.session.progress.phase)
     found = collect(
@@ -115,11 +121,24 @@ def begin(run: RlRun, number: int) -> Round:
     release(run.engine)
     with clock("training"):
         samples = Batch.of_groups(found.kept, run.truncation)
+        if found.greedy:
+            samples = samples.with_columns(greedy_reward=samples.per_group(found.greedy))
         scored = run.scorer.for_credit(samples, seed=run.seed(number))
-        credited = credit(scored, algorithm, running=state.running, kl_coef=state.kl_coef)
+        credited = credit(
+            scored, algorithm,
+            running=state.running, kl_coef=state.kl_coef, monte_carlo=critic is not None and critic.warms_up(number),
+        )  # fmt: skip
         batch = run.scorer.for_updates(credited, seed=run.seed(number))
     sampled = collected_metrics(found, algorithm, full_marks=run.full_marks)
     run.notes.nothing_to_compare(number, samples, sampled, groups=len(found.groups))
     sampled |= credit_metrics(batch, algorithm, sampled=sampled)
+    policy_moves = True
+    if critic is not None:
+        sampled |= value_metrics(batch)
+        state.critic_is_ready = state.critic_is_ready or critic.is_good(sampled)
+        policy_moves = state.critic_is_ready and not critic.warms_up(number)
+        run.notes.critic_alone(number, policy_moves)
     state.prompts_taken = found.taken
-    return Round(number=number, groups=found.kept, batch=batch, sampled=sampled, seconds=seconds)
+    return Round(
+        number=number, groups=found.kept, batch=batch, sampled=sampled, seconds=seconds, policy_moves=policy_moves
+    )  # fmt: skip

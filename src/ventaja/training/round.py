@@ -15,7 +15,11 @@ from ventaja.training.credit import RunningMean
 from ventaja.training.learner import UpdateReport
 from ventaja.training.left_out import MEASURED
 from ventaja.training.minibatches import Minibatch
+from ventaja.training.objective import Coefficients
 from ventaja.training.truncation import Truncation
+
+UNWRITTEN = {"sampler_logprob", "is_rewarded", "end_value", "greedy_reward", MEASURED}
+"""Columns of a batch that the rollouts' own records have already, or that are no token's."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +33,8 @@ class Round:
     """Metrics of all that was sampled, groups that dynamic sampling replaced included."""
     reports: list[UpdateReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    policy_moves: bool = True
+    """False if it trains the critic alone."""
 
     @property
     def moved(self) -> bool:
@@ -48,11 +54,7 @@ class Round:
     def write_rollouts(self, path: Path) -> None:
         """One row per trajectory, with the token-level columns; a trajectory that takes no part has none."""
         # The sampler's log-probs and the judgements' streams are there already, and old ones in other rows differ only by rounding.
-        names = [
-            name
-            for name in self.batch.columns
-            if name not in {"sampler_logprob", "is_rewarded", MEASURED} and "/" not in name
-        ]
+        names = [name for name in self.batch.columns if name not in UNWRITTEN and "/" not in name]
         place: dict[tuple[int, int], int] = {}
         for g, group in enumerate(self.groups):
             for k in range(len(group)):
@@ -74,8 +76,16 @@ class State:
     prompts_taken: int = 0
     running: RunningMean = field(default_factory=RunningMean)
     kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    critic_is_ready: bool = False
+    """True once the critic's values have explained as much as `critic.min_explained_variance` asks for."""
     round: Round | None = None
     """The round in progress; None between rounds."""
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The weights of KL and entropy for the next updates."""
+        return Coefficients(kl=self.kl_coef, entropy=self.entropy_coef)
 
     def files(self) -> dict[str, Any]:
         """The arguments of `save_checkpoint` that keep it."""
@@ -84,6 +94,8 @@ class State:
             "prompts_taken": self.prompts_taken,
             "running": asdict(self.running),
             "kl_coef": self.kl_coef,
+            "entropy_coef": self.entropy_coef,
+            "critic_is_ready": self.critic_is_ready,
         }
         if self.round is None:
             return {"state": state}
@@ -91,6 +103,7 @@ class State:
             "sampled": self.round.sampled,
             "reports": [asdict(report) for report in self.round.reports],
             "seconds": self.round.seconds,
+            "policy_moves": self.round.policy_moves,
         }
         return {"state": state, "tables": self.round.batch.columns, "groups": self.round.groups}
 
@@ -100,6 +113,10 @@ class State:
             # β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)
             error = min(max(metrics["kl"] / algorithm.kl_target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + 0.1 * error
+        if "entropy" in metrics and algorithm.entropy_target is not None:
+            # the same rule the other way round: the bonus grows while the entropy is below its target
+            error = min(max(1 - metrics["entropy"] / algorithm.entropy_target, -0.2), 0.2)
+            self.entropy_coef *= 1 + 0.1 * error
         if "return" in metrics:
             self.running = self.running.update(metrics["return"])
         self.rounds_done, self.round = number, None
@@ -112,6 +129,8 @@ class State:
             prompts_taken=saved["prompts_taken"],
             running=RunningMean(**saved["running"]),
             kl_coef=saved["kl_coef"],
+            entropy_coef=saved.get("entropy_coef", algorithm.entropy_coef),
+            critic_is_ready=saved.get("critic_is_ready", False),
         )
         if groups := checkpoint.groups():
             batch = Batch.of_groups(groups, truncation)
@@ -126,5 +145,6 @@ class State:
                 sampled=saved["round"]["sampled"],
                 reports=[UpdateReport(**report) for report in saved["round"]["reports"]],
                 seconds=saved["round"]["seconds"],
+                policy_moves=saved["round"].get("policy_moves", True),
             )
         return state

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ventaja.models import Policy
+from ventaja.models import Policy, Wanted
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch, epoch_column
+from ventaja.training.critic import Critic
 from ventaja.training.learner import Learner
 from ventaja.training.left_out import measure_left_out
 from ventaja.training.minibatches import Minibatch, minibatches
@@ -28,17 +29,30 @@ class Scorer:
     """The network that a KL is measured from; None if none is."""
     algorithm: Algorithm
     temperature: float
+    critic: Critic | None = None
+
+    @property
+    def ends(self) -> bool:
+        """True if the rows of updates have the last tokens of truncated sequences, after which a value is read."""
+        return self.critic is not None and self.critic.rows_have_ends
 
     def for_credit(self, batch: Batch, *, seed: Sequence[int]) -> Batch:
-        """With what credit reads: `ref_logprob`, and `old_logprob` where the KL to the reference is in the reward.
+        """With what credit reads: `ref_logprob`, `old_logprob` where the KL to the reference is in the reward, and a
+        critic's `value` and `end_value`.
 
         `seed` is that of the round's minibatches.
         """
-        if self.reference is None:
-            return batch
-        first_epoch = [part for part in minibatches(batch, self.algorithm, seed=seed) if part.epoch == 0]
-        batch = batch.with_columns(ref_logprob=self._score(first_epoch, network=self.reference))
-        return self._with_old(batch, seed=seed) if self.algorithm.kl == "reward" else batch
+        if self.reference is not None and self.algorithm.kl_estimator != "exact":
+            batch = batch.with_columns(ref_logprob=self._score(self._epoch(batch, 0, seed), self.reference))
+        with_values = self.critic is not None and self.critic.shares_trunk
+        if self.algorithm.kl == "reward" or (with_values and not self.algorithm.is_on_policy):
+            batch = self._with_old(batch, seed=seed)
+        if self.critic is not None and "value" not in batch.columns:
+            wanted = Wanted(logprob=False, value=True, into_trunk=False)
+            ends = self.critic.config.bootstrap_truncated
+            tables = self._read(self._epoch(batch, 0, seed), wanted, self.critic.learner, ends=ends)
+            batch = batch.with_columns(**tables)
+        return batch
 
     def for_updates(self, batch: Batch, *, seed: Sequence[int]) -> Batch:
         """With what updates read: `old_logprob`, unless the ratio is 1 by construction, and what is left out of them."""
@@ -60,20 +74,43 @@ class Scorer:
         )
 
     def _with_old(self, batch: Batch, *, seed: Sequence[int]) -> Batch:
-        """Column `old_logprob`, and one more for each later epoch that meets the samples in other rows."""
-        parts = minibatches(batch, self.algorithm, seed=seed)
-        columns = {}
+        """Column `old_logprob`, and one more for each later epoch that meets the samples in other rows. In the first
+        epoch's pass, values that come from the policy's network are read too."""
+        columns: dict[str, Tensor] = {}
         for epoch in range(self.algorithm.epochs):
             column = epoch_column("old_logprob", self.algorithm, epoch)
-            if column not in columns:
-                columns[column] = self._score([part for part in parts if part.epoch == epoch])
+            if column in columns:
+                continue
+            parts = self._epoch(batch, epoch, seed)
+            is_shared = self.critic is not None and self.critic.shares_trunk
+            if epoch == 0 and is_shared and "value" not in batch.columns:
+                wanted = Wanted(temperature=self.temperature, value=True)
+                columns |= self._read(parts, wanted, self.policy, ends=self.ends)
+                columns[column] = columns.pop("logprob")
+            else:
+                columns[column] = self._score(parts)
         return batch.with_columns(**columns)
 
-    def _score(self, parts: Sequence[Minibatch], *, network: Policy | None = None) -> Tensor:
+    def _epoch(self, batch: Batch, epoch: int, seed: Sequence[int]) -> list[Minibatch]:
+        return [part for part in minibatches(batch, self.algorithm, seed=seed) if part.epoch == epoch]
+
+    def _score(self, parts: Sequence[Minibatch], network: Policy | None = None) -> Tensor:
         """Log-probs [S, T] of an epoch's minibatches."""
         return self.policy.score(
             parts[0].batch,
-            lambda tokens: [row for part in parts for row in part.rows(self.algorithm, tokens)],
+            lambda tokens: [
+                row for part in parts for row in part.rows(self.algorithm, tokens, ends=self.ends)
+            ],
             temperature=self.temperature,
             network=network,
+        )
+
+    def _read(
+        self, parts: Sequence[Minibatch], wanted: Wanted, learner: Learner, *, ends: bool
+    ) -> dict[str, Tensor]:
+        """Tables [S, T] of an epoch's minibatches."""
+        return learner.read(
+            parts[0].batch,
+            lambda tokens: [row for part in parts for row in part.rows(self.algorithm, tokens, ends=ends)],
+            wanted,
         )

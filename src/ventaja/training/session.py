@@ -37,6 +37,7 @@ from ventaja.training.config import (
     parse,
     resolved,
 )
+from ventaja.training.critic import Critic, make_critic
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.learner import Learner
 from ventaja.training.model import load_model
@@ -82,11 +83,26 @@ class Start:
     def learner(
         self, policy: Policy, config: OptimiserConfig, *, total_updates: int, note: Callable[[str], None]
     ) -> Learner:
-        """The policy ready to be trained, with the optimiser as it was at the checkpoint if there is one."""
-        learner = Learner(policy, config, compute=self.compute, total_updates=total_updates, note=note)
+        """The policy ready to be trained, as it begins."""
+        return Learner(policy, config, compute=self.compute, total_updates=total_updates, note=note)
+
+    def critic(self, config: RlConfig, policy: Learner, *, note: Callable[[str], None]) -> Critic:
+        """The critic of the policy, as it begins. Raises ConfigError if its model does not fit the policy's."""
+        folder = str(self.checkpoint.path / "critic") if self.checkpoint else None
+        return make_critic(
+            config.critic,
+            policy,
+            config.model,
+            config.optimiser,
+            folder=folder,
+            compute=self.compute,
+            note=note,
+        )
+
+    def restore(self, learners: Mapping[str, Learner]) -> None:
+        """Bring optimisers, masters and random state back to where they were at the checkpoint, if there is one."""
         if self.checkpoint:
-            self.checkpoint.restore({"policy": learner})
-        return learner
+            self.checkpoint.restore(learners)
 
     def keep_models(self, config: RlConfig | SftConfig, policy: Policy) -> None:
         """Keep in the run's folder what it needs of another run's checkpoints, which that run may remove."""
@@ -125,20 +141,21 @@ class Session:
         self,
         start: Start,
         config: RlConfig | SftConfig,
-        learner: Learner,
+        learners: Mapping[str, Learner],
         progress: Progress,
         *,
         command: str,
         rows: str,
         setting: str,
     ) -> None:
-        self.start, self.config, self.learner, self.progress, self.rows = (
+        self.start, self.config, self.learners, self.progress, self.rows = (
             start,
             config,
-            learner,
+            learners,
             progress,
             rows,
         )
+        learner = self.learner = learners["policy"]
         self.folder = start.folder
         self.interrupts = Interrupts()
         self._is_stopping = False
@@ -218,7 +235,7 @@ class Session:
         """A safe place between updates: checkpoint if one is due or these weights are the best, stop if asked to."""
         every = self.config.run.checkpoint_every
         asked_to_stop = self.interrupts.received is not None
-        updates = self.learner.updates
+        updates = self.steps
         # where no step was made, an earlier checkpoint may stand there already
         is_due = every is not None and updates % every == 0 and updates != self._saved[0]
         if last or best or asked_to_stop or is_due:
@@ -227,9 +244,14 @@ class Session:
             self.stop()
 
     @property
+    def steps(self) -> int:
+        """Optimiser steps made: the policy's, or while it stays those of its critic."""
+        return max(learner.steps for learner in self.learners.values())
+
+    @property
     def _place(self) -> tuple[int, int]:
         """How far the run is: optimiser steps made, and rounds or steps recorded."""
-        return self.learner.updates, self._recorded
+        return self.steps, self._recorded
 
     @contextmanager
     def nothing_lost(
@@ -244,9 +266,9 @@ class Session:
         try:
             yield
         except BaseException as error:
-            if self.learner.updates == 0 or self._is_stopping:
+            if self.steps == 0 or self._is_stopping:
                 raise
-            if not (self.learner.optimiser.is_whole and is_whole()):
+            if not (all(learner.is_whole for learner in self.learners.values()) and is_whole()):
                 self.progress.note(
                     "The run ended in the middle of an optimiser step, so its weights were not saved. The last "
                     f"checkpoint is as it was. {self._go_on('From there, go on')}"
@@ -283,9 +305,9 @@ class Session:
         """
         self.progress.phase("writing a checkpoint")
         self.folder.sync()
-        path = self.folder.checkpoint_path(self.learner.updates)
+        path = self.folder.checkpoint_path(self.steps)
         state = {**state, "start_model": self.start.model, "rows": self.rows}
-        save_checkpoint(path, {"policy": self.learner}, state=state, tables=tables, groups=groups)
+        save_checkpoint(path, self.learners, state=state, tables=tables, groups=groups)
         self._saved = self._place
         remove_old_checkpoints(
             self.folder.checkpoints(),
@@ -346,6 +368,7 @@ def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | 
 
 def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
     values = folder.config()
+    before_critics = _without_critic(values)
     try:
         begun = _flat(parse(type(config), values))
     except ConfigError as error:
@@ -358,11 +381,25 @@ def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
         for name in sorted(begun.keys() | now.keys())
         if begun.get(name) != now.get(name) and not name.startswith(MAY_CHANGE)
     ]
+    if differing and before_critics and isinstance(config, RlConfig) and config.algorithm.name == "ppo":
+        raise RunError(
+            f"{folder.path}: this run was begun when `ppo` had no critic; that algorithm is now called ppo_clip. Go on with "
+            "--algorithm.name ppo_clip (in Python, algorithm='ppo_clip'), all else as it was."
+        )
     if differing:
         raise RunError(
             f"{folder.path}: this run was begun with other settings: {'; '.join(differing)}. Resume it with its "
             "own, or begin a new one with --run.folder other."
         )
+
+
+def _without_critic(values: dict[str, Any]) -> bool:
+    """True for the settings of a run that was begun when `ppo` had no critic; its algorithm gets its name of today."""
+    algorithm = values.get("algorithm")
+    is_ppo = isinstance(algorithm, dict) and algorithm.get("name") == "ppo" and "critic" not in values
+    if is_ppo:
+        values["algorithm"] = {**values["algorithm"], "name": "ppo_clip"}
+    return is_ppo
 
 
 def _other_command(values: Mapping[str, Any]) -> str | None:

@@ -22,11 +22,13 @@ from ventaja.training.joints import check_engine, check_environment, make_engine
 from ventaja.training.learner import Learner
 from ventaja.training.model import load_model
 from ventaja.training.notes import CUT_SAMPLING, Notes
+from ventaja.training.optimiser import Optimiser
 from ventaja.training.prompts import PromptStream, Rendered, left_out_note, render_all, room_note
 from ventaja.training.round import State
 from ventaja.training.scoring import Scorer
 from ventaja.training.session import Session, Start
 from ventaja.training.truncation import Truncation
+from ventaja.training.update import Learners
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
@@ -43,7 +45,7 @@ class RlRun:
     prompts: PromptStream
     held_out: Rendered | None
     full_marks: dict[str, float] | None
-    policy: Learner
+    learners: Learners
     scorer: Scorer
     session: Session
     notes: Notes
@@ -63,7 +65,7 @@ class RlRun:
 
         Raises VentajaError with what to do next; a new folder is then as it was.
         """
-        algorithm, truncation = all_found(config.algorithm.resolve()), Truncation.of(config)
+        algorithm, truncation = all_found(config.chosen_algorithm()), Truncation.of(config)
         if engine is not None:
             check_engine(engine)
         if environment is None:
@@ -81,7 +83,7 @@ class RlRun:
         problems = render_all(network, held_out, max_prompt_tokens=longest) if held_out else None
         rows = start.check_same_rows(prompts.token_ids)
         reference = _reference(start, config, network) if algorithm.needs_reference else None
-        state = State(kl_coef=algorithm.kl_coef)
+        state = State(kl_coef=algorithm.kl_coef, entropy_coef=algorithm.entropy_coef)
         if start.checkpoint:
             state = State.of_checkpoint(start.checkpoint, algorithm, truncation)
         progress = Progress(config.run.rounds, RL_COLUMNS, start=state.rounds_done, console=console)
@@ -91,9 +93,14 @@ class RlRun:
             total_updates=config.run.rounds * algorithm.updates_per_round,
             note=progress.note,
         )
+        critic = start.critic(config, policy, note=progress.note) if algorithm.has_critic else None
+        learners = {"policy": policy}
+        if critic is not None and not critic.shares_trunk:
+            learners["critic"] = critic.learner
+        start.restore(learners)
         engine = engine or make_engine(config.engine, network)
         load_weights(engine, network, version=policy.updates)
-        session = Session(start, config, policy, progress, command=command, rows=rows, setting="run.rounds")
+        session = Session(start, config, learners, progress, command=command, rows=rows, setting="run.rounds")
         rendered = [*prompts.token_ids, *(problems.token_ids if problems else ())]
         for note in (
             None if config.sampling.is_whole else CUT_SAMPLING,
@@ -111,12 +118,13 @@ class RlRun:
             prompts=PromptStream(rendered=prompts, seed=config.run.seed),
             held_out=problems,
             full_marks=full_marks(environment.rewards if isinstance(environment, SingleTurn) else ()),
-            policy=policy,
+            learners=Learners(policy=policy, critic=critic, reference=reference),
             scorer=Scorer(
                 policy=policy,
                 reference=reference,
                 algorithm=algorithm,
                 temperature=config.sampling.temperature,
+                critic=critic,
             ),
             session=session,
             notes=Notes(config=config, algorithm=algorithm, progress=progress),
@@ -124,6 +132,10 @@ class RlRun:
         )
         run.keep_schedule()
         return run
+
+    @property
+    def policy(self) -> Learner:
+        return self.learners.policy
 
     def seed(self, number: int) -> tuple[int, int]:
         """Names the random streams of a round."""
@@ -170,11 +182,15 @@ class RlRun:
 
     def keep_schedule(self) -> None:
         """Tell the optimiser how many of the updates planned so far made no step, so that its schedule ends in time."""
-        self.policy.optimiser.unmade = self._planned() - self.policy.updates
+        for optimiser in self._optimisers():
+            optimiser.unmade = self._planned() - optimiser.updates
 
     def is_whole(self) -> bool:
         """False between an optimiser step and its report: a run resumed from there would take the step again."""
-        return self._planned() - self.policy.updates == self.policy.optimiser.unmade
+        return all(self._planned() - one.updates == one.unmade for one in self._optimisers())
+
+    def _optimisers(self) -> list[Optimiser]:
+        return [one for learner in self.session.learners.values() for one in learner.optimisers]
 
     def _planned(self) -> int:
         """Updates that the rounds so far had a place for, whether or not they made a step."""

@@ -18,7 +18,7 @@ from ventaja.tracking.words import counted
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import SftConfig, SftDataConfig
 from ventaja.training.data import hold_out, training_examples
-from ventaja.training.learner import Learner
+from ventaja.training.learner import Learner, Term
 from ventaja.training.objective import supervised_objective
 from ventaja.training.prompts import Passes
 from ventaja.training.row_budget import out_of_memory_explained
@@ -69,8 +69,10 @@ def _train(
         done = int(start.checkpoint.path.name) if start.checkpoint else 0
         progress = Progress(steps, SFT_COLUMNS, unit="step", start=done, console=console)
         learner = start.learner(policy, config.optimiser, total_updates=steps, note=progress.note)
+        learners = {"policy": learner}
+        start.restore(learners)
         setting = "run.epochs" if run.updates is None else "run.updates"
-        session = Session(start, config, learner, progress, command=command, rows=rows, setting=setting)
+        session = Session(start, config, learners, progress, command=command, rows=rows, setting=setting)
     for note in notes:
         progress.note(note)
     held_out = HeldOut(session, measured)
@@ -84,9 +86,8 @@ def _train(
             chosen = passes.batch(learner.updates, run.batch_size)
             batch = Batch.of_examples([tokenized[i] for i in chosen])
             progress.phase("training")
-            report = learner.update(
-                partial(_rows, batch), supervised_objective(batch), token_mean(batch.is_action_ST)
-            )
+            term = Term(supervised_objective(batch), token_mean(batch.is_action_ST))
+            report = learner.update(partial(_rows, batch), [term])
             seconds = time.perf_counter() - began
             metrics = {
                 "loss": report.loss,

@@ -42,6 +42,7 @@ CHARTS = (
     Chart(title="Held-out loss", metrics=("eval/loss",)),
     Chart(title="KL to the reference", metrics=("kl",)),
     Chart(title="Entropy", metrics=("entropy",)),
+    Chart(title="Variance of returns that the critic explains", metrics=("value/explained_variance",)),
     Chart(title="Completion length (tokens)", metrics=("completions/mean_length",)),
     Chart(title="Fraction of completions cut off", metrics=("completions/truncated_fraction",)),
     Chart(title="Fraction of tokens clipped", metrics=("clip_ratio/low", "clip_ratio/high")),
