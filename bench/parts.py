@@ -13,7 +13,6 @@ from ventaja.cpu import PLAIN, Cpu, layers
 from ventaja.functional import fused_logprobs
 from ventaja.models.group_attention import GroupAttention
 from ventaja.rollouts import decoding
-from ventaja.rollouts.draw import inverse_distribution
 
 
 def _logprobs(self: Cpu, hidden: Tensor, weight: Tensor, ids: Tensor, *, factor: float, entropy: bool) -> Any:
@@ -25,20 +24,9 @@ def _attend_in(self: Cpu, row: Any) -> Callable[..., Tensor]:
     return lambda *what: attention._attend_plainly(*what, None)
 
 
-def _draw(self: Cpu, logits: Tensor, uniform: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-    return inverse_distribution(logits.float().div_(temperature), uniform)
-
-
 def _its_own(self: Any, *inputs: Any, **named: Any) -> Any:
     """A replaced layer computes as transformers wrote it."""
     return self.plain(*inputs, **named)
-
-
-class _AsTheyAre:
-    """Weights that are not packed."""
-
-    def active(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 @contextmanager
@@ -54,10 +42,7 @@ PARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "log-probs by kernel": lambda: patch.object(Cpu, "logprobs", _logprobs),
     "group attention with its backward pass": lambda: patch.object(Cpu, "attend_in", _attend_in),
     "decoding attention by kernel": _products_per_prompt,
-    "packed weights in sampling": lambda: patch.object(Cpu, "pack", lambda self, model: _AsTheyAre()),
-    "the draw by kernel": lambda: patch.object(Cpu, "draw", _draw),
     "norms": lambda: patch.object(layers.FastNorm, "__call__", _its_own),
-    "gated products": lambda: patch.object(layers.FastMLP, "__call__", _its_own),
     "rotary attention's layers": lambda: patch.object(layers.FastAttention, "__call__", _its_own),
     "threads by measured steps": lambda: patch.object(Cpu, "step", lambda self, kind, work=1: nullcontext()),
 }

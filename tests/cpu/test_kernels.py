@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, silu
 from torch.testing import assert_close
 
 from ventaja.cpu import kernels
 from ventaja.cpu.kernels import numbers
-from ventaja.cpu.layers import gated, rms_norm, rotate
+from ventaja.cpu.layers import rms_norm, rotate
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 SIZES = pytest.mark.parametrize("size", [1, 7, 16, 64, 83])
@@ -56,21 +55,6 @@ def test_rms_norm_by_hand() -> None:
     # mean of 3² and 4² is 12.5; 3/√12.5 = 0.848528, 4/√12.5 = 1.131371; weights 2 and 1
     y = rms_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([2.0, 1.0]), eps=0.0, offset=0.0, rounds_first=True)
     assert_close(y, torch.tensor([[1.697056, 1.131371]]))
-
-
-@DTYPES
-@SIZES
-@pytest.mark.parametrize("which", [kernels.SILU, kernels.GELU_TANH])
-def test_gated(dtype: torch.dtype, size: int, which: int) -> None:
-    a, b = random(2, 3, size, dtype=dtype), random(2, 3, size, dtype=dtype, seed=1)
-    act = silu(a) if which == kernels.SILU else gelu(a, approximate="tanh")
-    agree(gated(a, b, which), act * b, [a, b], dtype)
-
-
-def test_gated_far_out() -> None:
-    a = torch.tensor([[-200.0, -90.0, 0.0, 90.0, 200.0]])
-    assert_close(gated(a, torch.ones_like(a), kernels.SILU), silu(a))
-    assert_close(gated(a, torch.ones_like(a), kernels.GELU_TANH), gelu(a, approximate="tanh"))
 
 
 @DTYPES
@@ -187,4 +171,4 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(
 def test_a_tensor_with_gaps_is_refused() -> None:
     x = torch.zeros(4, 6).t()
     with pytest.raises(ValueError, match="contiguous"):
-        kernels.gated(x, x, kernels.SILU, torch.empty(6, 4))
+        kernels.rms_norm(x, torch.ones(4), 1e-5, 0.0, False, torch.empty(6, 4), torch.empty(6))

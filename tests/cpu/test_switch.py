@@ -89,7 +89,7 @@ def test_a_plain_policy_asks_for_nothing_fast(tmp_path: Path, monkeypatch: pytes
     plain = load_policy(str(save_tiny_model(tmp_path)), device="cpu", precision="float32", cpu="plain")
     assert plain.cpu is PLAIN
     assert not any(isinstance(vars(m).get("forward"), FastForward) for m in plain.causal_lm.modules())
-    for name in ("logprobs", "attend_in", "decode_attention", "draw"):
+    for name in ("logprobs", "attend_in", "decode_attention"):
         monkeypatch.setattr(cpu.Cpu, name, refuse)
     monkeypatch.setattr(operators, "flash_attention", refuse)
     monkeypatch.setattr(operators, "packed_product", refuse)

@@ -141,15 +141,6 @@ class Cpu:
             return None
         return operators.flash_attention(query, key, value, mask, scaling, causal=False)
 
-    def draw(self, logits_BV: Tensor, uniform_B: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-        """Token [B] and its log-prob [B], drawn from the whole distribution; for what `takes` takes."""
-        from ventaja.cpu import kernels
-
-        token_B = torch.empty(len(logits_BV), dtype=torch.long)
-        logprob_B = torch.empty(len(logits_BV))
-        kernels.draw_words(logits_BV.contiguous(), 1 / temperature, uniform_B, token_B, logprob_B)
-        return token_B, logprob_B
-
     def step(self, kind: str, work: int = 1) -> AbstractContextManager[None]:
         """Inside the block, as many threads as make steps of this kind fastest; see `threads`. `work` is their size."""
         return THREADS.step(kind, work) if self.is_fast else nullcontext()

@@ -1,4 +1,4 @@
-"""Norms, gated MLPs and rotary attention of transformers' models with fewer walks over memory, for the CPU.
+"""Norms and rotary attention of transformers' models with fewer walks over memory, for the CPU.
 
 A layer's forward is replaced by an equal one, if a trial on a few random tokens shows that it is equal; what no
 replacement fits keeps its own. Matrix products stay the layer's own linear modules, adapters included. On a GPU, in
@@ -53,38 +53,6 @@ class _RMSNorm(torch.autograd.Function):
             _rows(x), weight, ctx.offset, inverse, _rows(gradient), _rows(d_x), d_weight
         )
         return d_x, d_weight.sum(0).to(weight.dtype), None, None, None
-
-
-def gated(a: Tensor, b: Tensor, activation: int) -> Tensor:
-    """act(a)·b, elementwise; `activation` is kernels.SILU or kernels.GELU_TANH."""
-    if not torch.is_grad_enabled():
-        return _gated(a.contiguous(), b.contiguous(), activation)
-    return _Gated.apply(a, b, activation)
-
-
-def _gated(a: Tensor, b: Tensor, activation: int) -> Tensor:
-    y = torch.empty_like(a)
-    kernels.gated(_rows(a), _rows(b), activation, _rows(y))
-    return y
-
-
-class _Gated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, activation: int) -> Tensor:
-        a, b = a.contiguous(), b.contiguous()
-        ctx.save_for_backward(a, b)
-        ctx.activation = activation
-        return _gated(a, b, activation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = ctx.saved_tensors
-        d_a, d_b = torch.empty_like(a), torch.empty_like(b)
-        kernels.gated_gradient(
-            _rows(a), _rows(b), ctx.activation, _rows(gradient.contiguous()), _rows(d_a), _rows(d_b)
-        )
-        return d_a, d_b, None
 
 
 def rotate(x_NHD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
@@ -179,40 +147,6 @@ class FastNorm(FastForward):
         return rms_norm(x, self.module.weight, eps=self.eps, **self.way)
 
 
-class FastMLP(FastForward):
-    """Of an MLP that is down(act(gate(x)) · up(x))."""
-
-    ACTIVATIONS = (
-        (kernels.SILU, nn.functional.silu),
-        (kernels.GELU_TANH, lambda x: nn.functional.gelu(x, approximate="tanh")),
-    )
-
-    @classmethod
-    def fits(cls, module: nn.Module) -> bool:
-        return {"gate_proj", "up_proj", "down_proj"} <= {n for n, _ in module.named_children()} and hasattr(
-            module, "act_fn"
-        )
-
-    def trial(self) -> bool:
-        x = torch.linspace(-4, 4, 50)
-        ours = [which for which, act in self.ACTIVATIONS if _equal(self.module.act_fn(x), act(x))]
-        if not ours:
-            return False
-        self.activation = ours[0]
-        weight = self.module.gate_proj.weight
-        for size in SIZES:
-            x = (_random(3, self.module.gate_proj.in_features) * size).to(weight.dtype)
-            if not _equal(self(x), self.plain(x)):
-                return False
-        return True
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not FAST.takes(x):
-            return self.plain(x)
-        gate, up = self.module.gate_proj(x), self.module.up_proj(x)
-        return self.module.down_proj(gated(gate, up, self.activation))
-
-
 class FastAttention(FastForward):
     """Of attention with rotary positions over whole heads, and perhaps norms of queries and keys, under a plan."""
 
@@ -270,7 +204,7 @@ class FastAttention(FastForward):
         return m.o_proj(output_NHD.flatten(-2)[None]), None
 
 
-KINDS = (FastNorm, FastMLP, FastAttention)
+KINDS = (FastNorm, FastAttention)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Weights in oneDNN's own layout, so that a product with few rows does not rearrange them each time."""
+"""Float32 weights in oneDNN's own layout, so that a product with few rows does not rearrange them each time."""
 
 from __future__ import annotations
 

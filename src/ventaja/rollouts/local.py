@@ -77,10 +77,7 @@ class LocalEngine:
         def choose(rows: Sequence[int], logits_BV: Tensor) -> None:
             answers = [batch.answers[row] for row in rows]
             uniform_B = torch.tensor([a.uniforms[len(a.tokens)] for a in answers], dtype=torch.float64)
-            if sampling.is_whole and cpu.takes(logits_BV):
-                token_B, logprob_B = cpu.draw(logits_BV, uniform_B, temperature=sampling.temperature)
-            else:
-                token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
+            token_B, logprob_B = draw(logits_BV, uniform_B.to(logits_BV.device), sampling)
             ended = []
             for row, answer, token, logprob in zip(
                 rows, answers, token_B.tolist(), logprob_B.tolist(), strict=True

@@ -6,22 +6,16 @@ Compiled by numba at first use, and kept on disk; threads are torch's own.
 
 from ventaja.cpu.kernels.attention import gather_heads, join_softmax, join_softmax_gradient, scatter_heads
 from ventaja.cpu.kernels.decoding import decode_attention
-from ventaja.cpu.kernels.gated import GELU_TANH, SILU, gated, gated_gradient
 from ventaja.cpu.kernels.norm import PARTS, rms_norm, rms_norm_gradient
 from ventaja.cpu.kernels.rotary import rotate
 from ventaja.cpu.kernels.threads import CompileError
-from ventaja.cpu.kernels.vocabulary import BLOCK, draw_words, log_totals, logit_gradients
+from ventaja.cpu.kernels.vocabulary import BLOCK, log_totals, logit_gradients
 
 __all__ = [
     "BLOCK",
-    "GELU_TANH",
     "PARTS",
-    "SILU",
     "CompileError",
     "decode_attention",
-    "draw_words",
-    "gated",
-    "gated_gradient",
     "gather_heads",
     "join_softmax",
     "join_softmax_gradient",

@@ -1,4 +1,4 @@
-"""Over the vocabulary: log-sum-exp, its gradient, and drawing a word. Logits z = factor · x for the stored x.
+"""Over the vocabulary: log-sum-exp and its gradient. Logits z = factor · x for the stored x.
 
 A product h Wᵀ that is stored in bfloat16 has lost its last bits: a logit of 20 may be off by 0.06, and so may each
 log-prob. Only the likeliest words matter to a log-prob, so the logits of those are summed again here, in float32.
@@ -170,37 +170,3 @@ def _both_gradients_in_place(row, factor, log_total, pull, d_entropy, entropy):
     for v in range(len(row)):
         log_p = widen(row[v]) * factor - log_total
         row[v] = narrow(-exp(log_p) * (pull + d_entropy * (log_p + entropy)) * factor, row.dtype)
-
-
-@kernel
-def draw_words(x, factor, uniform, word, logprob):
-    """Word [B] where each row's distribution function passes its uniform number, and its log-prob.
-
-    Blocks are added up in float64, each of them in float32; the words of the one that is walked through in float64.
-    """
-    B, V = x.shape
-    blocks = (V + BLOCK - 1) // BLOCK
-    for b in prange(B):
-        top = _top(x[b])
-        sums = np.empty(blocks, dtype=np.float64)
-        total = 0.0
-        for block in range(blocks):
-            sums[block] = _sum_exp(x[b, block * BLOCK : (block + 1) * BLOCK], top, np.float32(factor))
-            total += sums[block]
-        target, before = uniform[b] * total, 0.0
-        block = 0
-        while block < blocks - 1 and (before + sums[block] <= target or sums[block] == 0):
-            before += sums[block]
-            block += 1
-        while sums[block] == 0:  # rounding must not step past the last possible word
-            block -= 1
-        chosen, weight = -1, 0.0
-        for v in range(block * BLOCK, min(V, (block + 1) * BLOCK)):
-            w = exp((widen(x[b, v]) - top) * np.float32(factor))
-            if w > 0:
-                chosen, weight = v, w
-                before += w
-                if before > target:
-                    break
-        word[b] = chosen
-        logprob[b] = np.log(weight) - np.log(total)
