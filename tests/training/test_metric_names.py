@@ -55,6 +55,7 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
         "rl": [
             run_rl(
                 folder / "dapo", model, judge=first_half, model=bfloat16, algorithm=parts, run=many,
+                gold=first_half, reward={"gold": "gold"},
                 eval={"source": str(folder / "held_out.jsonl"), "every": 2},
             ),
             run_rl(

@@ -102,14 +102,16 @@ def run_rl(
     count: int = 8,
     judge: Any = share_of_a,
     steps: Any = None,
+    gold: Any = None,
     console: Any = None,
     **groups: Any,
 ) -> Any:
-    """Run it to the end on `count` prompts with one reward function."""
+    """Run it to the end on `count` prompts with one reward function, and perhaps one that is only measured."""
     config = parse(RlConfig, rl_values(folder, model, **groups))
-    environment = make_environment(
-        config, prompts=prompts(count), rewards=[Reward(judge, "share_of_a", steps=steps)]
-    )
+    rewards = [Reward(judge, "share_of_a", steps=steps)]
+    if gold is not None:
+        rewards.append(Reward(gold, "gold", weight=0.0))
+    environment = make_environment(config, prompts=prompts(count), rewards=rewards)
     return train_rl(config, environment=environment, console=console or quiet())
 
 

@@ -63,6 +63,12 @@ from ventaja.functional.losses import (
     surrogate_loss,
     value_loss,
 )
+from ventaja.functional.overoptimisation import (
+    best_of_n,
+    best_of_n_kl,
+    gold_by_distance,
+    gold_by_distance_best_of_n,
+)
 from ventaja.functional.process import (
     discounted_to_go,
     minimum_to_go,
@@ -79,6 +85,8 @@ from ventaja.functional.weights import (
 __all__ = [
     "approx_kl",
     "batch_centred",
+    "best_of_n",
+    "best_of_n_kl",
     "bradley_terry_loss",
     "clip_fraction_dual",
     "clip_fraction_high",
@@ -94,6 +102,8 @@ __all__ = [
     "fused_logprobs",
     "gae",
     "gae_over_actions",
+    "gold_by_distance",
+    "gold_by_distance_best_of_n",
     "group_centred",
     "group_standardised",
     "importance_ratio",

@@ -164,17 +164,19 @@ class RunFolder:
         return {number: found[number] for number in sorted(found) if found[number].is_dir()}
 
     def best_checkpoint(self) -> int | None:
-        """The number of the checkpoint with the lowest `eval/loss`, the first of equal ones; None if none has any.
+        """The number of the checkpoint with the lowest `eval/loss`, or of a run with a gold reward the highest `eval/gold`;
+        the first of equal ones; None if none has any.
 
         Metrics say it, so a run that was killed and resumed has the same one as the run that was not.
         """
         kept = self.checkpoints()
-        losses = [
-            (loss, line["round"])
+        costs = [
+            (cost, number)
             for line in self.metrics()
-            if (loss := line.get("eval/loss")) is not None and line.get("round") in kept
+            if (cost := held_out_cost(line)) is not None
+            and (number := int(line.get("updates", line.get("round", -1)))) in kept
         ]
-        return min(losses)[1] if losses else None
+        return min(costs)[1] if costs else None
 
     def config(self) -> dict[str, Any]:
         """The resolved config."""
@@ -290,6 +292,14 @@ class RunFolder:
             sync(self.metrics_path)
         except OSError as error:
             raise RunError(unwritable(self.metrics_path, error)) from error
+
+
+def held_out_cost(line: Mapping[str, Any]) -> float | None:
+    """By what a round's weights are compared on held-out prompts or examples: less is better. None if it has nothing."""
+    loss, gold = line.get("eval/loss"), line.get("eval/gold")
+    if loss is not None:
+        return float(loss)
+    return None if gold is None else -float(gold)
 
 
 def numbers(metrics: Sequence[Mapping[str, Any]], name: str) -> list[float]:

@@ -96,15 +96,17 @@ class Run:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The checkpoint with the lowest `eval/loss` on held-out examples; it is kept beside the newest ones.
+        """The checkpoint with the lowest `eval/loss` on held-out examples, or the highest `eval/gold` on held-out prompts; it
+        is kept beside the newest ones.
 
-        Raises RunError if no checkpoint has one: it is measured by supervised runs with `eval.every`.
+        Raises RunError if no checkpoint has one: runs measure it with `eval.every`, those of `ventaja rl` where
+        `reward.gold` is set.
         """
         best = self.folder.best_checkpoint()
         if best is None:
             raise RunError(
-                f"{self.path}: no checkpoint has an eval/loss, so none is the best. Supervised runs measure it with "
-                "eval.every; the newest checkpoint is last_checkpoint."
+                f"{self.path}: no checkpoint has an eval/loss or eval/gold, so none is the best. Supervised runs measure it "
+                "with eval.every, and ventaja rl with eval.every and reward.gold; the newest checkpoint is last_checkpoint."
             )
         return self.folder.checkpoint_path(best)
 

@@ -184,6 +184,10 @@ class RewardConfig(Settings):
 
     functions: tuple[RewardFunctionConfig, ...] = ()
     """The reward functions; the rewards add up. Empty: the task's own verifier."""
+    gold: str | None = Field(None, min_length=1)
+    """The name of a function of weight 0 that says what is really wanted, where the others stand in for it, as a reward
+    model does. The report draws it against them over the distance from the reference, and the checkpoint with the highest
+    `eval/gold` is kept."""
     timeout: float = Field(30.0, gt=0)
     """Seconds that one call may take; after that its samples are broken, not zero."""
     max_broken_fraction: float = Field(0.1, ge=0, le=1)

@@ -48,6 +48,8 @@ class Evaluation:
     truncated_fraction: float
     """Sampled answers that were cut off by max_tokens."""
     seconds: float
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Each reward function's own mean score of the sampled answers that it judged, before weights."""
     reward_metrics: dict[str, float] = field(default_factory=dict)
     """`reward_metrics/NAME`: means of what reward functions gave to `log_metric`, over all answers, greedy ones too."""
 
@@ -204,8 +206,19 @@ def measure(
         mean_reward=fmean(j.reward for row in valid["sampled"] for j in row),
         truncated_fraction=fmean(trajectory.is_truncated for trajectory in trajectories),
         seconds=time.perf_counter() - start,
+        rewards=mean_components([j for row in valid["sampled"] for j in row]),
         reward_metrics=noted.means(),
     ), judged["sampled"]
+
+
+def mean_components(judgements: Sequence[Judgement]) -> dict[str, float]:
+    """The mean of each reward function's own scores, where it judged."""
+    scores: dict[str, list[float]] = {}
+    for judgement in judgements:
+        for name, score in judgement.components.items():
+            if score is not None:
+                scores.setdefault(name, []).append(score)
+    return {name: fmean(values) for name, values in scores.items()}
 
 
 def what_is_right(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ventaja.environments import Environment, Reward, SingleTurn, default_rewards, load_reward
-from ventaja.errors import ConfigError, listed
+from ventaja.errors import ConfigError, did_you_mean, listed
 from ventaja.models import Policy
 from ventaja.named import GIVEN_IN_PYTHON, load_named, one_line
 from ventaja.records import Prompt
@@ -48,9 +48,12 @@ def make_environment(
         prompts = training_prompts(config.data)
     if not config.environment.is_own:
         assert config.data is not None
+        rewards = rewards or load_rewards(config.reward, config.data.source)
+        if config.reward.gold is not None:
+            check_gold(config.reward.gold, rewards)
         return SingleTurn(
             prompts=prompts or (),
-            rewards=rewards or load_rewards(config.reward, config.data.source),
+            rewards=rewards,
             timeout=config.reward.timeout,
             overlap=config.reward.overlap,
         )
@@ -82,6 +85,24 @@ def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ..
         load_reward(f.function, name=f.name, options=f.options, weight=f.weight, steps=f.steps)
         for f in config.functions
     )
+
+
+def check_gold(name: str, rewards: Sequence[Reward]) -> None:
+    """Raises ConfigError unless this is the name of a reward function that is measured and not learned from."""
+    weights = {reward.name: reward.weight for reward in rewards}
+    if name not in weights:
+        raise ConfigError(
+            f"reward.gold: there is no reward function {name!r}.{did_you_mean(name, weights)} There are {listed(weights)}."
+        )
+    if weights[name] != 0:
+        raise ConfigError(
+            f"reward.gold: the policy would learn from {name!r}, whose weight is {weights[name]:g}, so it could not tell what "
+            "the others miss. Set its weight to 0."
+        )
+    if not any(weights.values()):
+        raise ConfigError(
+            "reward.gold: it is compared with what is learned from, and no other function has a weight."
+        )
 
 
 def check_engine(engine: Any) -> None:

@@ -95,6 +95,8 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
                 session.pause(run.save)
         load_weights(run.engine, policy.network, version=policy.updates)
         metrics = round_metrics(round_, algorithm) | run.measured(number) | policy.metrics()
+        metrics["updates"] = float(session.steps)
+        best = session.is_best(metrics)
         if algorithm.needs_reference:
             metrics["kl_coef"] = state.kl_coef
         if algorithm.entropy_target is not None:
@@ -106,7 +108,7 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
         run.keep_schedule()
         if on_round is not None:
             on_round(Run(session.folder.path), number)
-        session.pause(run.save, last=number == config.run.rounds)
+        session.pause(run.save, last=number == config.run.rounds, best=best)
 
 
 def begin(run: RlRun, number: int) -> Round:

@@ -22,6 +22,7 @@ from ventaja.models.load import resolve_model
 from ventaja.models.memory import check_memory_limit, memory_limit
 from ventaja.records import Group
 from ventaja.tracking import Progress, RunFolder, check_trackers, make_trackers
+from ventaja.tracking.folder import held_out_cost
 from ventaja.tracking.words import counted
 from ventaja.training.checkpoint import (
     Checkpoint,
@@ -242,6 +243,12 @@ class Session:
             save()
         if asked_to_stop and not last:
             self.stop()
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """True if held-out prompts say that no recorded round's weights were as good."""
+        cost = held_out_cost(metrics)
+        earlier = (held_out_cost(line) for line in self.folder.metrics()) if cost is not None else ()
+        return cost is not None and all(other is None or cost < other for other in earlier)
 
     @property
     def steps(self) -> int:

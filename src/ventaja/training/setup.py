@@ -173,6 +173,7 @@ class RlRun:
             "eval/accuracy_sampled": result.accuracy_sampled,
             "eval/accuracy_greedy": result.accuracy_greedy,
             "eval/reward": result.mean_reward,
+            "eval/gold": result.rewards.get(self.config.reward.gold or ""),
         } | {f"eval/{name}": value for name, value in result.reward_metrics.items()}
         return {name: value for name, value in metrics.items() if value is not None}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MOST_POINTS = 1500
 
 
@@ -76,18 +76,18 @@ def reward_curve_svg(runs: Mapping[str, Columns], path: str | Path, *, metric: s
     axes = figure.subplots()
     ends: list[tuple[float, float, str, str]] = []
     for index, (label, run) in enumerate(runs.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         if last := _draw(axes, run.column("round"), run.column(metric), colour):
             ends.append((*last, label, colour))
     if len(runs) > 1:
         _label_ends(axes, ends)
-    _dress(axes)
+    dress(axes)
     axes.set_xlabel("round")
     axes.set_ylabel(metric, parse_math=False)
     if len(runs) == 1:
         axes.set_title(next(iter(runs)), loc="left", parse_math=False)
     with atomic_file(path, flag=None) as temporary:
-        temporary.write_text(_svg(figure, shapes=True) + "\n", encoding="utf-8")
+        temporary.write_text(svg(figure, shapes=True) + "\n", encoding="utf-8")
     return Path(path)
 
 
@@ -124,7 +124,7 @@ def _chart(chart: Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
         return ""
     figure = Figure(figsize=(4.4, 2.3), layout="constrained")
     axes = figure.subplots()
-    for name, colour in zip(present, _COLOURS * len(present), strict=False):
+    for name, colour in zip(present, COLOURS * len(present), strict=False):
         values = numbers(metrics, name)
         if chart.band:
             spread = numbers(metrics, chart.band)
@@ -138,17 +138,15 @@ def _chart(chart: Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
                 linewidth=0,
             )
         _draw(axes, rounds, values, colour)
-    _dress(axes)
+    dress(axes)
     key = ""
     if len(chart.metrics) > 1:
         names = "".join(
             f'<span style="color:{colour}">■</span> {escaped(name)} '
-            for name, colour in zip(present, _COLOURS * len(present), strict=False)
+            for name, colour in zip(present, COLOURS * len(present), strict=False)
         )
         key = f"<small>{names}</small>"
-    return (
-        f"<figure><figcaption>{escaped(chart.title)}</figcaption>{_svg(figure, shapes=False)}{key}</figure>"
-    )
+    return f"<figure><figcaption>{escaped(chart.title)}</figcaption>{svg(figure, shapes=False)}{key}</figure>"
 
 
 def _draw(
@@ -196,7 +194,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
         )
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """The look of all pictures."""
     from matplotlib.ticker import MaxNLocator
 
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
@@ -208,7 +207,7 @@ def _dress(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def _svg(figure: Figure, *, shapes: bool) -> str:
+def svg(figure: Figure, *, shapes: bool) -> str:
     """The figure as an `<svg>` element, the same bytes for the same figure."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG

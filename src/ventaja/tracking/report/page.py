@@ -9,6 +9,7 @@ from typing import Any
 from ventaja.disk import atomic_file
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.curves import curves_section
+from ventaja.tracking.report.distance import distance_section
 from ventaja.tracking.report.markup import as_value, escaped
 from ventaja.tracking.report.samples import samples_section
 from ventaja.tracking.words import counted
@@ -22,11 +23,13 @@ def write_report(path: str | Path) -> Path:
     """
     folder = RunFolder.open(path)
     metrics = folder.metrics()
+    config = folder.config()
     sections = [
         curves_section(metrics),
+        distance_section(metrics, config),
         _last_metrics(metrics),
         samples_section(folder),
-        _settings(folder.config()),
+        _settings(config),
     ]
     facts = [counted(len(metrics), "round"), counted(len(folder.checkpoints()), "checkpoint")]
     if folder.command():
