@@ -30,6 +30,10 @@ class RolloutError(VentajaError):
     """An engine or an environment of somebody's own that did not do what it was asked."""
 
 
+class RankingError(VentajaError):
+    """A ranking, or a store of rankings, that cannot be used or kept."""
+
+
 class RunError(VentajaError):
     """A run folder that cannot be written, resumed or read."""
 
