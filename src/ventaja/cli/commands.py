@@ -86,6 +86,13 @@ def chat(argv: list[str]) -> None:
     talk(config)
 
 
+def rank(argv: list[str]) -> None:
+    """`ventaja rank`"""
+    from ventaja.cli.rank import rank as run
+
+    run(argv)
+
+
 def report(argv: list[str]) -> None:
     """`ventaja report`"""
     parser = Parser(prog="ventaja report", description="Write report.html into a run's folder.")

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "sft": ("Train a model on examples.", commands.sft),
     "eval": ("Measure how often a model is right.", commands.evaluate),
     "chat": ("Talk to a model.", commands.chat),
+    "rank": ("Open a page on which people rank answers.", commands.rank),
     "merge": ("Make adapters and their base one model.", commands.merge),
     "report": ("Make a page of a run: curves, samples, settings.", commands.report),
     "algorithms": ("Compare the algorithms, part by part.", commands.algorithms),

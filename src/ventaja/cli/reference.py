@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from ventaja.cli.fields import A_FUNCTION, CHOICE_OR_FUNCTION, Setting, groups_of, settings_of
+from ventaja.cli.rank import RankConfig
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig
 
 _INTRODUCTION = """\
@@ -52,7 +53,12 @@ def reference() -> str:
     """The page, as Markdown."""
     parts = [_INTRODUCTION]
     known: dict[str, list[Setting]] = {}
-    for command, kind in (("rl", RlConfig), ("sft", SftConfig), ("eval", EvaluationConfig)):
+    for command, kind in (
+        ("rl", RlConfig),
+        ("sft", SftConfig),
+        ("eval", EvaluationConfig),
+        ("rank", RankConfig),
+    ):
         parts.append(f"## ventaja {command}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n")
         parts += _sections(kind, known)
     return "\n".join(parts)

@@ -27,13 +27,67 @@ MOST_FORMULAS = 200
 """In one text; further ones are shown as they were written."""
 
 _ELEMENTS = frozenset(
-    "math mrow mi mn mo ms mspace mtext mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts "
-    "mprescripts none mtable mtr mtd mstyle mpadded mphantom menclose merror".split()
+    [
+        "math",
+        "mrow",
+        "mi",
+        "mn",
+        "mo",
+        "ms",
+        "mspace",
+        "mtext",
+        "mfrac",
+        "msqrt",
+        "mroot",
+        "msub",
+        "msup",
+        "msubsup",
+        "munder",
+        "mover",
+        "munderover",
+        "mmultiscripts",
+        "mprescripts",
+        "none",
+        "mtable",
+        "mtr",
+        "mtd",
+        "mstyle",
+        "mpadded",
+        "mphantom",
+        "menclose",
+        "merror",
+    ]
 )
 _ATTRIBUTES = frozenset(
-    "display displaystyle scriptlevel stretchy fence separator form accent accentunder columnalign rowspacing "
-    "columnspacing columnlines rowlines mathvariant linethickness lspace rspace minsize maxsize width height depth "
-    "movablelimits largeop symmetric notation".split()
+    [
+        "display",
+        "displaystyle",
+        "scriptlevel",
+        "stretchy",
+        "fence",
+        "separator",
+        "form",
+        "accent",
+        "accentunder",
+        "columnalign",
+        "rowspacing",
+        "columnspacing",
+        "columnlines",
+        "rowlines",
+        "mathvariant",
+        "linethickness",
+        "lspace",
+        "rspace",
+        "minsize",
+        "maxsize",
+        "width",
+        "height",
+        "depth",
+        "movablelimits",
+        "largeop",
+        "symmetric",
+        "notation",
+    ]
 )
 _OPEN = {"\\(": "\\)", "\\[": "\\]", "$$": "$$", "$": "$"}
 
