@@ -6,9 +6,12 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ventaja.rankings.alpha import ordinal_alpha
 from ventaja.rankings.store import Store
 
 Ranks = tuple[float, ...]
@@ -142,13 +145,8 @@ def agreement(store: Store) -> Agreement:
 
 
 def krippendorff_alpha(ranks: Mapping[int, Mapping[str, Ranks]]) -> float | None:
-    """Krippendorff's α for ordinal data, by the package `krippendorff`: a unit is one answer of one item, its value the rank.
-
-    Krippendorff, Content Analysis (2004), ch. 11. `ranks[item][rater]`; None as in `Agreement.alpha`.
-    """
-    import krippendorff
-    import numpy as np
-
+    """Krippendorff's α for ordinal data: a unit is one answer of one item, its value the rank. `ranks[item][rater]`; None as
+    in `Agreement.alpha`."""
     compared = {item: by_rater for item, by_rater in ranks.items() if len(by_rater) > 1}
     if not compared:
         return None
@@ -160,12 +158,10 @@ def krippendorff_alpha(ranks: Mapping[int, Mapping[str, Ranks]]) -> float | None
         for name, own in by_rater.items():
             table[rows[name], column : column + widths[item]] = own
         column += widths[item]
-    if len(np.unique(table[~np.isnan(table)])) < 2:
-        return None
-    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="ordinal"))
+    return ordinal_alpha(table)
 
 
-def ranks_of(tiers: tuple[tuple[int, ...], ...], answers: int) -> Ranks:
+def ranks_of(tiers: Sequence[Sequence[int]], answers: int) -> Ranks:
     """The rank of each of so many answers."""
     ranked = {place for tier in tiers for place in tier}
     rest = tuple(place for place in range(answers) if place not in ranked)

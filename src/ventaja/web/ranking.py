@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -88,7 +87,7 @@ class _Flag(_Body):
     comment: str = Field(max_length=LONGEST_COMMENT)
 
 
-def ranking_app(store: Store, plan: Plan, raters: Sequence[Rater], site: Site) -> Starlette:
+def ranking_app(store: Store, plan: Plan, raters: Sequence[Rater], site: Site) -> Guard:
     """The application; `raters` are those whose links open it."""
     secrets: dict[str, Rater | Organiser] = {
         rater.secret: rater for rater in raters if rater.secret is not None
@@ -109,9 +108,8 @@ def ranking_app(store: Store, plan: Plan, raters: Sequence[Rater], site: Site) -
         routes += [Route(path, endpoint), Route(f"{path}.json", endpoint)]
     for action in (pages.draft, pages.judge, pages.flag):
         routes.append(Route(f"/item/{{id:int}}/{action.__name__}", action, methods=["POST"]))
-    return Starlette(
+    app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, site=site)],
         exception_handlers={
             HTTPException: refused,
             StaleError: _not_kept(409),
@@ -120,6 +118,7 @@ def ranking_app(store: Store, plan: Plan, raters: Sequence[Rater], site: Site) -
             Exception: refused,
         },
     )
+    return Guard(app, site=site)  # around all of it, so that a broken page has the headers too
 
 
 def _not_kept(status: int) -> Callable[[Request, Exception], Response]:

@@ -458,6 +458,16 @@ function mark(to) {
 
 // ---------------------------------------------------------------------------------------------- begin
 
+// A text that is wider than its card, such as a long formula, can be scrolled by keys too.
+function reachable() {
+  for (const text of document.querySelectorAll(".text")) {
+    if (text.scrollWidth > text.clientWidth) text.tabIndex = 0;
+    else text.removeAttribute("tabindex");
+  }
+}
+
+new ResizeObserver(reachable).observe(root);
+
 show();
 const said = sessionStorage.getItem("said");
 sessionStorage.removeItem("said");
