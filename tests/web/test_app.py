@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from conftest import item  # type: ignore[import-not-found]
+from ranking_server import item  # type: ignore[import-not-found]
 from starlette.testclient import TestClient
 
 from ventaja.errors import ConfigError
@@ -186,7 +186,9 @@ def test_raters_do_not_see_agreement_and_the_organiser_does(open_page, store):
         judge(client, page["showing"], tiers=[[i] for i in best])
     data = organiser.get("/agreement.json").json()
     assert (data["alpha"], data["pairs"], data["line"], data["compared"]) == (1, 1, 1, 1)
-    assert "1.00" in organiser.get("/agreement").text
+    text = organiser.get("/agreement").text
+    assert "1.00" in text
+    assert "2 items; 2 rankings, 0 skipped, 0 flagged. 1 items have two rankings or more." in text
 
 
 def test_drafts_flags_skips_and_what_was_earlier(open_page, store):

@@ -283,7 +283,7 @@ def _set_aside(path: str, rows: list[SetAside]) -> Path | None:
     if not rows:
         return None
     place = Path(path)
-    beside = place.with_name(f"{place.name}.rejected.jsonl")
+    beside = place.with_name(f"{place.stem}.rejected.jsonl")
     _write_lines(beside, [{"where": row.where, "why": row.why, "row": row.row} for row in rows])
     print(f"{len(rows)} of {path} set aside; the first: {rows[0].where}: {rows[0].why}.")
     return beside
