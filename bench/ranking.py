@@ -14,7 +14,6 @@ import http.client
 import json
 import random
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,34 +42,14 @@ class Told:
 def storm(folder: Path, *, seconds: float, raters: int, kill_every: float, items: int) -> dict[str, object]:
     """Runs it, and returns what came of it."""
     path = folder / "rankings.db"
-    with Store(path) as store:
-        store.add(
-            Item(
-                prompt=Prompt(id=f"p{n}", content=f"Question {n}?"),
-                answers=tuple(Answer(text=f"Answer {k} to {n}. " * 40) for k in range(4)),
-            )
-            for n in range(items)
-        )
-        names = [f"rater{n}" for n in range(raters)]
-        secrets = {name: store.rater(name).secret for name in names}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "ventaja",
-        "rank",
-        str(path),
-        "--port",
-        str(port),
-        "--raters_per_item",
-        "2",
-    ]
+    secrets = _store(path, [f"rater{n}" for n in range(raters)], items)
+    port = _free_port()
+    command = _command(path, port)
     end = time.monotonic() + seconds
     told = Told()
     threads = [
-        threading.Thread(target=_rate, args=(name, str(secrets[name]), port, end, told)) for name in names
+        threading.Thread(target=_rate, args=(name, secret, port, end, told))
+        for name, secret in secrets.items()
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     for thread in threads:
@@ -91,28 +70,9 @@ def storm(folder: Path, *, seconds: float, raters: int, kill_every: float, items
 
 def _rate(name: str, secret: str, port: int, end: float, told: Told) -> None:
     chance = random.Random(name)
-    headers = {
-        "Host": f"127.0.0.1:{port}",
-        "Authorization": f"Bearer {secret}",
-        "Content-Type": "application/json",
-    }
-
-    def ask(method: str, path: str, body: object = None) -> tuple[int, dict[str, object]] | None:
-        """The answer; None if it was lost."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        except (OSError, http.client.HTTPException, ValueError):
-            time.sleep(0.1)
-            return None
-        finally:
-            connection.close()
-
     while time.monotonic() < end:
         began = time.perf_counter()
-        page = ask("GET", "/rank.json")
+        page = _ask(port, secret, "GET", "/rank.json")
         if page is None:
             continue
         told.seconds.append(time.perf_counter() - began)
@@ -133,7 +93,7 @@ def _rate(name: str, secret: str, port: int, end: float, told: Told) -> None:
         }
         kept = None
         while kept is None:  # the same submit again, until it is answered: the server comes back
-            kept = ask("POST", f"/item/{showing}/judge", body)
+            kept = _ask(port, secret, "POST", f"/item/{showing}/judge", body)
             if kept is None and time.monotonic() > end + 30:
                 return
         if kept[0] == 200:
@@ -168,9 +128,85 @@ def _compare(path: Path, told: Told) -> dict[str, object]:
         "doubled": sum(times - 1 for times in per_rater_and_item.values()),
         "too many raters": sum(1 for times in per_item.values() if times > 2),
         "wrong answers": told.wrong[:5],
-        "page, median ms": round(1000 * statistics.median(pages), 1) if pages else None,
-        "page, 95 % ms": round(1000 * pages[int(0.95 * len(pages))], 1) if pages else None,
+        "page among all raters, median ms": _ms(pages, 0.5),
     }
+
+
+def calm(folder: Path, *, items: int, pages: int = 300) -> dict[str, object]:
+    """One rater: how long a page takes, and keeping what was submitted."""
+    path = folder / "calm.db"
+    secret = _store(path, ["rater0"], items)["rater0"]
+    port = _free_port()
+    process = subprocess.Popen(_command(path, port), stdout=subprocess.DEVNULL)
+    page_seconds, judge_seconds = [], []
+    try:
+        while (page := _ask(port, secret, "GET", "/rank.json")) is None:
+            pass
+        for n in range(pages):
+            began = time.perf_counter()
+            _ask(port, secret, "GET", "/rank", parse=False)
+            page_seconds.append(time.perf_counter() - began)
+            page = _ask(port, secret, "GET", "/rank.json")
+            assert page is not None
+            body = {"key": f"key-{n:08}", "seen": 0, "tiers": [[0], [1]], "line": None}
+            began = time.perf_counter()
+            kept = _ask(port, secret, "POST", f"/item/{page[1]['showing']}/judge", body)
+            judge_seconds.append(time.perf_counter() - began)
+            assert kept == (200, {"saved": True, "version": 1})
+    finally:
+        process.kill()
+        process.wait()
+    return {
+        "items": items,
+        "page, median ms": _ms(page_seconds, 0.5),
+        "page, 95 % ms": _ms(page_seconds, 0.95),
+        "submit, median ms": _ms(judge_seconds, 0.5),
+    }
+
+
+def _ms(seconds: list[float], part: float) -> float | None:
+    return round(1000 * sorted(seconds)[int(part * len(seconds))], 1) if seconds else None
+
+
+def _store(path: Path, names: list[str], items: int) -> dict[str, str]:
+    """A store with so many items; the secrets of its raters."""
+    with Store(path) as store:
+        store.add(
+            Item(
+                prompt=Prompt(id=f"p{n}", content=f"Question {n}?"),
+                answers=tuple(Answer(text=f"Answer {k} to {n}. " * 40) for k in range(4)),
+            )
+            for n in range(items)
+        )
+        return {name: str(store.rater(name).secret) for name in names}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _command(path: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "ventaja", "rank", str(path), "--port", str(port), "--raters_per_item", "2"]
+
+
+def _ask(
+    port: int, secret: str, method: str, path: str, body: object = None, *, parse: bool = True
+) -> tuple[int, dict[str, object]] | None:
+    """The answer; None if it was lost."""
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        return answer.status, json.loads(text) if parse else {}
+    except (OSError, http.client.HTTPException, ValueError):
+        time.sleep(0.1)
+        return None
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":
@@ -181,5 +217,6 @@ if __name__ == "__main__":
     parser.add_argument("--items", type=int, default=10_000)
     given = vars(parser.parse_args())
     with tempfile.TemporaryDirectory() as folder:
-        for name, value in storm(Path(folder), **given).items():
-            print(f"{name}: {value}")
+        for result in (calm(Path(folder), items=given["items"]), storm(Path(folder), **given)):
+            for name, value in result.items():
+                print(f"{name}: {value}", flush=True)

@@ -80,9 +80,11 @@ def rank(page: Page, *keys: str) -> None:
 
 def by_quality(page: Page, *, swap: bool = False) -> list[str]:
     """The keys that order the answers as `items` has them, the two in the middle the other way round with `swap`."""
-    quality = [text for item in items() for text in sorted(answer.text[:5] for answer in item.answers)]
-    shown = page.eval_on_selector_all(".answer .text", "all => all.map(one => one.textContent.trim().slice(0, 5))")
-    order = sorted(range(4), key=lambda number: quality.index(shown[number]) if shown[number] in quality else 0)
+    quality = [answer.text.removeprefix("```python\n")[:5] for item in items() for answer in item.answers]
+    shown = page.eval_on_selector_all(
+        ".answer .text", "all => all.map(one => one.textContent.trim().slice(0, 5))"
+    )
+    order = sorted(range(4), key=lambda number: quality.index(shown[number]))
     if swap:
         order[1], order[2] = order[2], order[1]
     return [str(number + 1) for number in order]

@@ -13,8 +13,15 @@ from ventaja.cli.rank import RankConfig
 from ventaja.cli.reference import reference
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+from ventaja.training.sampling_config import SampleConfig
 
-KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig, "rank": RankConfig}
+KINDS = {
+    "rl": RlConfig,
+    "sft": SftConfig,
+    "eval": EvaluationConfig,
+    "sample": SampleConfig,
+    "rank": RankConfig,
+}
 
 
 def help_of(command, capsys, monkeypatch, columns="100"):

@@ -54,10 +54,13 @@ def test_a_runs_rollouts_say_their_round_and_weights(tmp_path):
         ("{", "the line is not JSON"),
         ("[]", "not an object with 'prompt' and 'answers'"),
         ('{"prompt": "a"}', "no 'answers' in it; it has 'prompt'"),
-        ('{"prompt": 3, "answers": ["a", "b"]}', "'prompt' is text, or messages"),
+        (
+            '{"prompt": 3, "answers": ["a", "b"]}',
+            "'prompt' is a number (3); it must be text or a list of messages",
+        ),
         (
             '{"prompt": [{"role": "cat", "content": "a"}], "answers": ["a", "b"]}',
-            "'prompt' is text, or messages",
+            "prompt[0] has the role 'cat'",
         ),
         ('{"prompt": "a", "answers": ["b"]}', "nothing to compare in 1 answer"),
         ('{"prompt": "a", "answers": []}', "nothing to compare in 0 answers"),

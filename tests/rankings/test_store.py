@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from ventaja.errors import RankingError
-from ventaja.rankings import Item, Judged, Order, Plan, StaleError, Store, next_showing, progress
+from ventaja.rankings import Added, Item, Judged, Order, Plan, StaleError, Store, next_showing, progress
 from ventaja.rankings.items import items_of
 from ventaja.records import Answer, Prompt, Ranking
 
@@ -161,7 +161,7 @@ def test_a_skip_goes_to_others_and_can_be_taken_back(store):
 
 
 def test_the_same_item_is_added_once(store):
-    assert store.add([item("p"), item("new")]) == (1, 1)
+    assert store.add([item("p"), item("new")]) == Added(new=1, known=1, rankings=0, said_before=0)
 
 
 # ------------------------------------------------------------------------------------------------ who is given what
@@ -292,13 +292,13 @@ def test_a_round_trip_keeps_ties_line_and_rater(store, tmp_path):
                 answers=(Answer(text="a"), Answer(text="b", source="m"), Answer(text="c", token_ids=(1,))),
                 order=order, line=line, rater=rater, weight=weight)
         for order, line, rater, weight in (
-            (((2,), (0, 1)), 1, "ana", 1.0), (((1,),), None, "ben", 0.5), ((), 0, "carl", 1.0),
+            (((2,), (0, 1)), 1, "ana", 1.0), (((1,),), None, "ben", 0.5), ((), 0, "carl", 1.0), (((0,),), 0, "", 1.0),
         )
     ]  # fmt: skip
     with Store(tmp_path / "other.db") as other:
-        assert other.add(items_of(given)) == (1, 0)
+        assert other.add(items_of(given)) == Added(new=1, known=0, rankings=4, said_before=0)
         assert other.rankings() == given
-        assert other.add(items_of(given)) == (0, 1)
+        assert other.add(items_of(given)) == Added(new=0, known=1, rankings=0, said_before=4)
         assert other.rankings() == given
 
 

@@ -262,3 +262,25 @@ def test_order_is_empty_only_with_a_line(open_page, store):
     assert judge(client, client.get("/rank.json").json()["showing"], tiers=[], line=0).status_code == 200
     assert (store.rankings()[0].order, store.rankings()[0].line) == ((), 0)
     assert store.showing(1, store.rater("ana").id).order == Order(tiers=(), line=0)
+
+
+def test_numbers_that_no_database_has(open_page):
+    client = open_page("ana")
+    client.get("/rank")
+    assert client.get(f"/item/{10**30}").status_code == 404
+    assert client.get(f"/earlier?before={10**30}").status_code == 200
+    for step in (
+        {"tiers": [[0]], "line": 10**30},
+        {"tiers": [[10**30]], "line": None},
+        {"tiers": [[0], [0]], "line": 0},
+    ):
+        answer = client.post("/item/1/draft", json={"seen": 0, **step}, headers=ORIGIN)
+        assert answer.status_code == 422, answer.text
+
+
+def test_every_look_is_an_event(open_page, store):
+    client = open_page("ana")
+    for path in ("/rank", "/rank", "/item/1"):
+        client.get(path)
+    with store.reading() as db:
+        assert [row["kind"] for row in db.execute("SELECT kind FROM event")] == ["shown"] * 3

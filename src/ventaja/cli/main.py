@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "rl": ("Train a model with a reward.", commands.rl),
     "sft": ("Train a model on examples.", commands.sft),
     "eval": ("Measure how often a model is right.", commands.evaluate),
+    "sample": ("Sample answers for people to rank.", commands.sample),
     "chat": ("Talk to a model.", commands.chat),
     "rank": ("Open a page on which people rank answers.", commands.rank),
     "merge": ("Make adapters and their base one model.", commands.merge),

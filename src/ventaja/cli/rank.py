@@ -14,7 +14,17 @@ from rich.table import Table
 
 from ventaja.cli.arguments import Parser, read_config
 from ventaja.errors import ConfigError, DataError, did_you_mean
-from ventaja.rankings import Plan, SetAside, Store, agreement, read_items
+from ventaja.rankings import (
+    Added,
+    Plan,
+    SetAside,
+    Store,
+    agreement,
+    read_items,
+    read_rankings,
+    write_pairs,
+    write_rankings,
+)
 from ventaja.rankings.items import items_of
 from ventaja.settings import Settings
 from ventaja.training.config import Config
@@ -115,7 +125,7 @@ def _serve(config: RankConfig) -> None:
     found = [(path, *read_items(path)) for path in config.items]
     with Store(config.store) as store:
         for path, items, aside in found:
-            _tell_added(path, *store.add(items), _set_aside(path, aside))
+            _tell_added(path, store.add(items), _set_aside(path, aside))
         if not store.counts()["items"]:
             raise DataError(
                 f"{config.store}: there is nothing to rank yet. Add answers: --items answers.parquet "
@@ -155,14 +165,12 @@ def _import(argv: list[str]) -> None:
     found = []
     for path in given.files:
         if given.rankings or given.gold:
-            from ventaja.rankings.files import read_rankings
-
-            found.append((path, items_of(read_rankings(path), gold=given.gold), []))
+            found.append((path, items_of(read_rankings(path, say=print), gold=given.gold), []))
         else:
             found.append((path, *read_items(path)))
     with Store(given.store) as store:
         for path, items, aside in found:
-            _tell_added(path, *store.add(items), _set_aside(path, aside))
+            _tell_added(path, store.add(items), _set_aside(path, aside))
 
 
 def _export(argv: list[str]) -> None:
@@ -183,15 +191,18 @@ def _export(argv: list[str]) -> None:
         raise ConfigError(
             f"OUTPUT: {given.output} should end in .jsonl or .parquet, which says what is written."
         )
-    from ventaja.rankings.files import write_pairs, write_rankings
-
     with Store(given.store, create=False) as store:
         rankings = store.rankings(repeats=given.repeats, gold=given.gold)
         if not rankings:
             raise DataError(f"{given.store}: nobody has ranked anything yet, so there is nothing to export.")
-        (write_pairs if given.pairs else write_rankings)(given.output, rankings)
+        if given.pairs:
+            pairs = write_pairs(given.output, rankings, say=print)
+            what = f"{pairs} pairs, from {len(rankings)} rankings,"
+        else:
+            write_rankings(given.output, rankings)
+            what = f"{len(rankings)} rankings"
         flags, counts = store.flags(), store.counts()
-    print(f"{len(rankings)} rankings are in {given.output}; {counts['skips']} items were skipped.")
+    print(f"{what} are in {given.output}; {counts['skips']} items were skipped.")
     if flags:
         beside = Path(given.output).with_suffix(".flags.jsonl")
         _write_lines(beside, flags)
@@ -271,9 +282,12 @@ FORMS: dict[str, Callable[[list[str]], None]] = {
 """What stands behind `ventaja rank` in the place of a store; a store with such a name is written `./import`."""
 
 
-def _tell_added(path: str, new: int, known: int, aside: Path | None) -> None:
-    there = f", {known} were there already" if known else ""
-    print(f"{path}: {new} items are new{there}.")
+def _tell_added(path: str, added: Added, aside: Path | None) -> None:
+    there = f", {added.known} were there already" if added.known else ""
+    print(f"{path}: {added.new} items are new{there}.")
+    if added.rankings or added.said_before:
+        left_out = f"; {added.said_before} are left out, for their raters have ranked that item before"
+        print(f"  {added.rankings} rankings are kept{left_out if added.said_before else ''}.")
     if aside is not None:
         print(f"  What cannot be ranked, and why, is in {aside}.")
 

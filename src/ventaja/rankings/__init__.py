@@ -2,10 +2,12 @@
 
 from ventaja.rankings.agreement import Agreement, agreement
 from ventaja.rankings.assigning import Plan, Progress, next_showing, progress
+from ventaja.rankings.files import read_rankings, write_pairs, write_rankings
 from ventaja.rankings.items import Item, Order, SetAside, read_items
-from ventaja.rankings.store import Judged, Rater, Showing, StaleError, Store
+from ventaja.rankings.store import Added, Judged, Rater, Showing, StaleError, Store
 
 __all__ = [
+    "Added",
     "Agreement",
     "Item",
     "Judged",
@@ -21,4 +23,7 @@ __all__ = [
     "next_showing",
     "progress",
     "read_items",
+    "read_rankings",
+    "write_pairs",
+    "write_rankings",
 ]

@@ -14,11 +14,11 @@ from typing import Any
 
 from ventaja.errors import DataError
 from ventaja.records import Answer, Group, Prompt, Ranking, read_groups, read_rollouts
+from ventaja.records.messages import read_messages
 
 LONGEST_ANSWER = 200_000
 """Characters. No person ranks more, and a page has to hold several."""
 MOST_ANSWERS = 26
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def items_of(rankings: Iterable[Ranking], *, gold: bool = False) -> list[Item]:
             answers=item.answers,
             order=tiers,
             line=ranking.line,
-            rater=ranking.rater or "unnamed",
+            rater=ranking.rater,
             weight=ranking.weight,
         )
         found[key] = Item(
@@ -198,19 +198,8 @@ def _of_row(row: Mapping[str, Any], default_id: str) -> Item:
         if name not in row:
             raise ValueError(f"there is no {name!r} in it; it has {', '.join(map(repr, row)) or 'nothing'}")
     content = row["prompt"]
-    if isinstance(content, list):
-        for message in content:
-            if (
-                not isinstance(message, dict)
-                or message.get("role") not in ROLES
-                or not isinstance(message.get("content"), str)
-            ):
-                raise ValueError(
-                    "'prompt' is text, or messages that each have a 'role' and a 'content' of text"
-                )
-        content = tuple({"role": message["role"], "content": message["content"]} for message in content)
-    elif not isinstance(content, str):
-        raise ValueError("'prompt' is text, or messages that each have a 'role' and a 'content' of text")
+    if not isinstance(content, str):
+        content = read_messages(content, "prompt", ValueError)
     answers = row["answers"]
     if not isinstance(answers, list):
         raise ValueError("'answers' is a list of texts, or of objects with 'text'")

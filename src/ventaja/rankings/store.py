@@ -84,6 +84,19 @@ class Judged:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What became of items that were added."""
+
+    new: int
+    known: int
+    """Items that were there already: same prompt, same answers."""
+    rankings: int
+    """Rankings that came with them and are kept."""
+    said_before: int
+    """Rankings that are left out, because there is one of this rater and item already."""
+
+
 class Store:
     """A file of rankings. Use it as a context, or call `close`.
 
@@ -187,10 +200,10 @@ class Store:
 
     # ---------------------------------------------------------------------------------------------- items and raters
 
-    def add(self, items: Iterable[Item]) -> tuple[int, int]:
-        """Adds items, and with each its right order or the ranking that came with it. Returns how many are new, and how
-        many were there already (same prompt, same answers): those are not added twice, nor is the same rater's ranking."""
-        new = known = 0
+    def add(self, items: Iterable[Item]) -> Added:
+        """Adds items that are not there yet, and with each its right order or the rankings that came with it: the first of
+        each rater, if the store has none of theirs."""
+        new = known = rankings = said_before = 0
         with self.writing() as db:
             for item in items:
                 row = db.execute("SELECT id FROM item WHERE digest = ?", (item.digest,)).fetchone()
@@ -206,8 +219,10 @@ class Store:
                         (json.dumps(item.gold.tiers), item.gold.line, where),
                     )
                 for ranking in item.rankings:
-                    self._bring_in(db, where, ranking)
-        return new, known
+                    kept = self._bring_in(db, where, ranking)
+                    rankings += kept
+                    said_before += not kept
+        return Added(new=new, known=known, rankings=rankings, said_before=said_before)
 
     def _insert(self, db: sqlite3.Connection, item: Item) -> int:
         where = db.execute(
@@ -235,8 +250,8 @@ class Store:
         )
         return where
 
-    def _bring_in(self, db: sqlite3.Connection, item: int, ranking: Ranking) -> None:
-        """A ranking that came with a file, of a rater who has not said anything of this item."""
+    def _bring_in(self, db: sqlite3.Connection, item: int, ranking: Ranking) -> bool:
+        """Keeps a ranking that came with a file; False if its rater has said something of this item already."""
         rater = self._rater_id(db, ranking.rater)
         now = self.clock()
         row = db.execute(
@@ -244,10 +259,12 @@ class Store:
             "ON CONFLICT DO NOTHING RETURNING id",
             (item, rater, json.dumps(list(range(len(ranking.answers)))), now, now),
         ).fetchone()
-        if row is not None:
-            order = Order(tiers=ranking.order, line=ranking.line)
-            judged = Judged(key=f"import {row['id']}", seen=0, order=order, weight=ranking.weight)
-            self._judge(db, row["id"], judged)
+        if row is None:
+            return False
+        order = Order(tiers=ranking.order, line=ranking.line)
+        judged = Judged(key=f"import {row['id']}", seen=0, order=order, weight=ranking.weight)
+        self._judge(db, row["id"], judged)
+        return True
 
     def prioritise(self, uncertainty: Mapping[str, float]) -> tuple[int, list[str]]:
         """Sets how unsure somebody is of each prompt's answers, by the prompt's id: higher comes first where the plan goes
@@ -341,6 +358,14 @@ class Store:
             draft=_order(draft) if draft is not None and draft["id"] > judged else None,
             comment=flag["comment"] or "" if flag is not None else "",
         )
+
+    def look(self, showing: int, rater: int) -> None:
+        """Keeps that a showing was shown once more."""
+        with self.writing() as db:
+            self._own(db, showing, rater)
+            db.execute(
+                "INSERT INTO event (showing, kind, at) VALUES (?, 'shown', ?)", (showing, self.clock())
+            )
 
     def judge(self, showing: int, rater: int, judged: Judged) -> int:
         """Keeps a ranking or a skip, durably, and returns the showing's version.

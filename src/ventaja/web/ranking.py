@@ -50,6 +50,8 @@ from ventaja.web.safety import Guard, Site, TooLarge
 LEAST_AGREED = 20
 """Items on the page of agreement."""
 PER_PAGE = 50
+LARGEST = 2**62
+"""Numbers beyond it are no row of a database."""
 
 Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Body = TypeVar("Body", bound=BaseModel)
@@ -174,9 +176,8 @@ class _Pages:
 
     def item(self, request: Request) -> Response:
         rater = self._rater(request)
-        showing = self.store.showing(request.path_params["id"], rater.id)
-        if showing is None:
-            raise HTTPException(404, "You have had no such item.")
+        _, showing = self._shown(request)
+        self.store.look(showing.id, rater.id)
         return self._ranking_page(request, rater, showing)
 
     def _ranking_page(self, request: Request, rater: Rater, showing: Showing | None) -> Response:
@@ -217,7 +218,11 @@ class _Pages:
         rater = self._rater(request)
         before = request.query_params.get("before", "")
         rows = self.store.history(
-            rater.id, before=int(before) if before.isascii() and before.isdigit() else None, limit=PER_PAGE
+            rater.id,
+            before=min(int(before), LARGEST)
+            if before.isascii() and before.isdigit() and len(before) < 20
+            else None,
+            limit=PER_PAGE,
         )
         for row in rows:
             row["prompt"] = _first_words(row["prompt"])
@@ -286,7 +291,8 @@ class _Pages:
 
     def _shown(self, request: Request) -> tuple[Rater, Showing]:
         rater = self._rater(request)
-        showing = self.store.showing(request.path_params["id"], rater.id)
+        id_ = request.path_params["id"]
+        showing = self.store.showing(id_, rater.id) if id_ < LARGEST else None
         if showing is None:
             raise HTTPException(404, "You have had no such item.")
         return rater, showing
@@ -311,11 +317,15 @@ def _on_page(showing: Showing, order: Order | None) -> dict[str, Any] | None:
 
 
 def _in_item(showing: Showing, tiers: Sequence[Sequence[int]], line: int | None) -> Order:
-    """The order with answers named as the store does. Raises HTTPException 422 for an answer that is not on the page."""
-    for tier in tiers:
-        for number in tier:
-            if number >= len(showing.shown):
-                raise HTTPException(422, f"answer {number} is not on the page; it has {len(showing.shown)}")
+    """The order with answers named as the store does. Raises HTTPException 422 for one that does not fit the page."""
+    named = [number for tier in tiers for number in tier]
+    for number in named:
+        if number >= len(showing.shown):
+            raise HTTPException(422, f"answer {number} is not on the page; it has {len(showing.shown)}")
+        if named.count(number) > 1:
+            raise HTTPException(422, f"answer {number} is there twice")
+    if line is not None and not 0 <= line <= len(tiers):
+        raise HTTPException(422, f"'line' is {line}, but there are {len(tiers)} tiers")
     return Order(
         tiers=tuple(tuple(sorted(showing.shown[number] for number in tier)) for tier in tiers), line=line
     )
