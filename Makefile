@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
 
-.PHONY: demo results results-steps test test-fast check fix bench clean
+.PHONY: demo results results-steps screenshots test test-fast check fix bench clean
 
 demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 4 minutes on two cores.
 	$(BIN)/python examples/arithmetic/demo.py
@@ -16,6 +16,9 @@ results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.
 
 results-steps: $(RUN)  ## Credit by step and for the outcome, three seeds, written to docs/results-steps.md. About an hour and a half.
 	$(BIN)/python examples/steps/compare.py
+
+screenshots: $(TEST)  ## The pictures of docs/ranking.md, taken by chromium (apt-get install chromium).
+	$(BIN)/python docs/screenshots.py
 
 test: $(TEST)  ## Every test.
 	$(BIN)/python -m pytest
@@ -50,5 +53,5 @@ $(RUN): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST): $(RUN)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype datasets ruff mypy import-linter
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt pytest pytest-timeout pytest-xdist hypothesis beartype datasets playwright axe-playwright-python krippendorff httpx2 ruff mypy import-linter
 	touch $@

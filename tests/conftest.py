@@ -1,6 +1,7 @@
 """Shapes and types are checked here, and only here: the hook must come before the first import of ventaja."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # stated, so that processes of the tests' own keep to it too
@@ -20,3 +21,11 @@ settings.register_profile("ventaja", deadline=None, derandomize=True)
 settings.load_profile("ventaja")
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and several test runs may share the cores
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What was left out, and how to have it."""
+    if shutil.which("chromium") is None:
+        terminalreporter.write_line(
+            "left out: the tests of the ranking page in a browser, for want of chromium (apt-get install chromium)"
+        )

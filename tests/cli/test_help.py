@@ -9,11 +9,19 @@ from ventaja import yaml
 from ventaja.cli import main
 from ventaja.cli.algorithms import COLUMNS
 from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
+from ventaja.cli.rank import RankConfig
 from ventaja.cli.reference import reference
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+from ventaja.training.sampling_config import SampleConfig
 
-KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig}
+KINDS = {
+    "rl": RlConfig,
+    "sft": SftConfig,
+    "eval": EvaluationConfig,
+    "sample": SampleConfig,
+    "rank": RankConfig,
+}
 
 
 def help_of(command, capsys, monkeypatch, columns="100"):

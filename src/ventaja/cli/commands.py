@@ -69,6 +69,24 @@ def evaluate(argv: list[str]) -> None:
     Console().print(evaluation_table(evaluate(config)))
 
 
+def sample(argv: list[str]) -> None:
+    """`ventaja sample`"""
+    from ventaja.training.sampling_config import SampleConfig
+
+    config = read_config(
+        SampleConfig,
+        argv,
+        prog="ventaja sample",
+        description="Sample several answers to each prompt, or take what a run says, for people to rank.",
+    )
+    with starting():
+        from ventaja.cli.sampling import sampled_text
+        from ventaja.training import sample as sample_answers
+
+        prepare_process()
+    print(sampled_text(sample_answers(config, command=_command("sample", argv))))
+
+
 def chat(argv: list[str]) -> None:
     """`ventaja chat`"""
     from ventaja.cli.chat import ChatConfig
@@ -84,6 +102,13 @@ def chat(argv: list[str]) -> None:
 
     prepare_process()
     talk(config)
+
+
+def rank(argv: list[str]) -> None:
+    """`ventaja rank`"""
+    from ventaja.cli.rank import rank as run
+
+    run(argv)
 
 
 def report(argv: list[str]) -> None:

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from ventaja.training.algorithms import ALGORITHMS, Algorithm, customised
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, parse
+from ventaja.training.sampling_config import SampleConfig
 
 if TYPE_CHECKING:
     from ventaja.training.evaluation import Evaluation, evaluate
     from ventaja.training.rl import train_rl
+    from ventaja.training.sampling import Sampled, sample
     from ventaja.training.sft import train_sft
 
 __all__ = [
@@ -17,17 +19,22 @@ __all__ = [
     "Evaluation",
     "EvaluationConfig",
     "RlConfig",
+    "SampleConfig",
+    "Sampled",
     "SftConfig",
     "customised",
     "evaluate",
     "parse",
+    "sample",
     "train_rl",
     "train_sft",
 ]
 
 _LOOPS = {
     "Evaluation": "ventaja.training.evaluation",
+    "Sampled": "ventaja.training.sampling",
     "evaluate": "ventaja.training.evaluation",
+    "sample": "ventaja.training.sampling",
     "train_rl": "ventaja.training.rl",
     "train_sft": "ventaja.training.sft",
 }
