@@ -37,7 +37,7 @@ def partial_order_loss(
     With a margin m every item has to win by m: w of all lower tiers is multiplied by exp(m) (for two items the margin of
     Llama 2, arXiv:2307.09288, eq. 2).
 
-    `tier_BK`: 0 is best, tiers are counted without a gap, −1 where there is no item (its score does not matter). A row with
+    `tier_BK`: lower is better, from 0 (a number may be left out), −1 where there is no item (its score does not matter). A row with
     a single tier, or with none, has loss 0. Differentiable in the scores and the margin; the sums are made in float64.
     """
     is_there_BK = tier_BK >= 0
@@ -47,7 +47,7 @@ def partial_order_loss(
         is_first_BK, is_rest_BK = tier_BK == tier, tier_BK > tier
         open_B = is_rest_BK.any(1) & is_first_BK.any(1)
         if not open_B.any():
-            break
+            continue
         first, rest = is_first_BK[open_B], is_rest_BK[open_B]
         rest_b = score[open_B].masked_fill(~rest, -torch.inf).logsumexp(1)
         if margin_B is not None:
