@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VentajaError(Exception):
@@ -54,3 +55,16 @@ def listed(names: Iterable[str], *, limit: int = 12) -> str:
         return "none"
     more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
     return ", ".join(quoted[:limit]) + more
+
+
+def clipped(text: str, limit: int) -> str:
+    """At most `limit` characters of the text, saying how many are left out."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def kind(value: Any) -> str:
+    """What JSON calls such a value."""
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(
+        type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}"
+    )

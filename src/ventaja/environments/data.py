@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ventaja.environments._hints import clipped, kind, listed
+from ventaja.environments._hints import kind, listed
 from ventaja.environments.sources import Row, rows
 from ventaja.environments.verifiers import GIVEN
-from ventaja.errors import DataError, did_you_mean, nearest
-from ventaja.records import Example, Message, Prompt
+from ventaja.errors import DataError, nearest
+from ventaja.records import Example, Message, Prompt, read_messages
 from ventaja.settings import NO_OPTIONS
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-"""The roles that a chat message may have."""
 
 _ASKING = ("question", "problem", "instruction", "query", "input", "text", "conversations", "conversation")
 _ANSWERING = ("response", "answer", "output", "solution", "target", "chosen")
@@ -94,7 +91,7 @@ def _prompt(row: Row, system_prompt: str | None) -> Prompt:
                 "Drop that turn, or call the column 'messages'."
             )
     elif row.has("messages"):
-        messages = _messages(row, "messages")
+        messages = read_messages(row.columns["messages"], "messages", row.error)
         content = messages[:-1] if messages[-1]["role"] == "assistant" else messages
         others = dict(row.columns)
         if not content:
@@ -112,7 +109,7 @@ def _example(row: Row, system_prompt: str | None) -> Example:
         if not isinstance(prompt, str) or not isinstance(completion, str):
             prompt, completion = _as_chat(prompt, "user"), _as_chat(completion, "assistant")
     elif row.has("messages"):
-        messages = _messages(row, "messages")
+        messages = read_messages(row.columns["messages"], "messages", row.error)
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if not answers:
             raise row.error(
@@ -186,56 +183,10 @@ def _as_chat(content: str | tuple[Message, ...], role: str) -> tuple[Message, ..
 def _content(row: Row, column: str) -> str | tuple[Message, ...]:
     value = row.columns[column]
     if not isinstance(value, str):
-        return _messages(row, column)
+        return read_messages(value, column, row.error)
     if not value.strip():
         raise row.error(f"the {column} is empty. Fill it, or drop the row.")
     return value
-
-
-def _messages(row: Row, column: str) -> tuple[Message, ...]:
-    value = row.columns[column]
-    if not isinstance(value, list | tuple):
-        text = "text or " if column != "messages" else ""
-        raise row.error(
-            f"'{column}' is {kind(value)} ({clipped(repr(value), 60)}); it must be {text}a list of messages "
-            '{"role": …, "content": …}.'
-        )
-    if not value:
-        raise row.error(f"'{column}' is an empty list. Fill it, or drop the row.")
-    return tuple(_message(row, f"{column}[{index}]", message) for index, message in enumerate(value))
-
-
-def _message(row: Row, place: str, message: Any) -> Message:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        have = f"has {listed(message)}" if isinstance(message, Mapping) else f"is {kind(message)}"
-        raise row.error(f"{place} {have}; a message has 'role' and 'content'.")
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise row.error(
-            f"{place} has the role {role!r}.{did_you_mean(str(role), ROLES)} Roles are {listed(ROLES)}."
-        )
-    if message.get("tool_calls"):
-        raise row.error(f"{place} has 'tool_calls', which are not supported. Write them into 'content'.")
-    if isinstance(content, list | tuple):
-        if not content:
-            raise row.error(f"{place}: 'content' is an empty list. Fill it, or drop the row.")
-        content = "".join(_part(row, f"{place}: content[{n}]", part) for n, part in enumerate(content))
-    if not isinstance(content, str):
-        raise row.error(f"{place}: 'content' is {kind(content)}; it must be text.")
-    return {"role": role, "content": content}
-
-
-def _part(row: Row, place: str, part: Any) -> str:
-    """The text of `{"type": "text", "text": …}`, one part of a message that is written as a list."""
-    if not isinstance(part, Mapping) or "type" not in part:
-        raise row.error(f'{place} is {kind(part)}; a part of a message is {{"type": "text", "text": …}}.')
-    if part["type"] != "text":
-        raise row.error(
-            f"{place} is of type {part['type']!r}; models here read text alone. Drop the part, or the row."
-        )
-    if not isinstance(part.get("text"), str):
-        raise row.error(f"{place}: 'text' is {kind(part.get('text'))}; it must be text.")
-    return str(part["text"])
 
 
 def _lacks(row: Row, column: str, usual: Iterable[str]) -> DataError:

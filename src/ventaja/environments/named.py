@@ -8,8 +8,8 @@ from typing import Any
 
 from ventaja import hub
 from ventaja.environments._hints import clipped, listed
-from ventaja.environments.files import ENDINGS
 from ventaja.errors import ConfigError, DataError
+from ventaja.rows import ENDINGS
 
 Rows = Iterable[Mapping[str, Any]]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from ventaja import hub
 from ventaja.environments._hints import listed
-from ventaja.environments.files import ENDINGS, file_rows, files_of
 from ventaja.environments.generated import generated_rows
 from ventaja.environments.named import is_saved, named_rows, saved_rows
 from ventaja.errors import ConfigError, DataError, did_you_mean
+from ventaja.rows import ENDINGS, file_rows, files_of
 from ventaja.settings import GENERATED
 
 

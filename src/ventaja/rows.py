@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ventaja.environments._hints import clipped, kind, listed
-from ventaja.errors import DataError, did_you_mean, nearest
+from ventaja.errors import DataError, clipped, did_you_mean, kind, listed, nearest
 
 _OTHER_ENDINGS = frozenset(
     f".{ending}"
