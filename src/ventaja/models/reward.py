@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ventaja.errors import ModelError
+from ventaja.models.adapters import BESIDE
 from ventaja.models.chat import Tokenizer
 from ventaja.models.load import (
     is_reward_model,
@@ -27,8 +28,6 @@ from ventaja.models.quiet import without_progress_bars
 from ventaja.models.score import ScoreHead
 from ventaja.settings import CpuWay, Precision
 
-ADAPTER = "adapter"
-"""In a reward model's folder, the PEFT adapters that it was trained with: what a run goes on from."""
 EXTRAS = "reward"
 """In a reward model's folder, what a sequence classifier has no place for."""
 FACTS, HEADS = "facts.json", "heads.safetensors"
@@ -65,10 +64,10 @@ class RewardModel(Policy):
         return self.value_head
 
     def add_heads(self, heads: int, *, raters: int = 0) -> ScoreHead:
-        """Begin with heads that give every answer 0."""
+        """Begin with heads that give every answer 0, and raters who are as good as not."""
         width = int(self.head.linear.in_features)
-        self.value_head = ScoreHead(width, heads=heads, raters=raters, device=self.device)
-        return self.value_head
+        head = self.value_head = ScoreHead(width, heads=heads, raters=raters, device=self.device)
+        return head
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The trainable parameters but the output head, which no score depends on. (Tied to the embeddings it is theirs.)"""
@@ -78,10 +77,6 @@ class RewardModel(Policy):
     @property
     def _is_tied(self) -> bool:
         return self.head.linear.weight is self.causal_lm.get_input_embeddings().weight
-
-    def score_ends(self, hidden_AD: Tensor) -> Tensor:
-        """Scores [A, E] of the hidden states at answers' ends."""
-        return self.heads(hidden_AD)
 
     def save(self, folder: Path) -> None:
         """A sequence classifier's folder, merged if there are adapters, which then stand beside in `adapter/`."""
@@ -95,8 +90,8 @@ class RewardModel(Policy):
         with without_progress_bars():
             classifier.save_pretrained(folder, state_dict=state)
             if self.has_adapters:
-                self.module.save_pretrained(folder / ADAPTER)
-                self.tokenizer.save_pretrained(folder / ADAPTER)
+                self.module.save_pretrained(folder / BESIDE)
+                self.tokenizer.save_pretrained(folder / BESIDE)
         tokenizer.save_pretrained(folder)
         write_extras(folder, self)
 
@@ -140,6 +135,16 @@ def begin_reward_model(
     return model
 
 
+def resume_reward_model(folder: Path, **more: Any) -> RewardModel:
+    """A checkpoint's reward model in float32, to be trained on: with the adapters that it has, if it has any."""
+    if not (folder / BESIDE).exists():
+        return load_reward_model(str(folder), precision="float32", **more)
+    model = load_policy(str(folder / BESIDE), precision="float32", kind=RewardModel, **more)
+    assert isinstance(model, RewardModel)
+    read_extras(folder, model)
+    return model
+
+
 def load_reward_model(
     name: str,
     *,
@@ -180,7 +185,7 @@ def load_reward_model(
     return model
 
 
-def read_extras(folder: Path, model: RewardModel, *, score: nn.Linear | None = None, raters: int = 0) -> None:
+def read_extras(folder: Path, model: RewardModel, *, score: nn.Linear | None = None) -> None:
     """Give the model the heads and facts of `folder`; without any there, `score` as its only head.
 
     Raises ModelError if they cannot be read.
@@ -199,7 +204,7 @@ def read_extras(folder: Path, model: RewardModel, *, score: nn.Linear | None = N
                 f"{folder}: this reward model was made by a newer version. Use that, or train it anew."
             )
         model.facts = RewardFacts(**facts)
-        heads = model.add_heads(len(tensors["line"]), raters=raters)
+        heads = model.add_heads(len(tensors["line"]))
         heads.take(
             tensors["weight"].to(model.device), tensors["line"].to(model.device), size=float(tensors["size"])
         )
@@ -222,7 +227,7 @@ def _classifier(causal_lm: Any, score_1D: Tensor, *, pad: int) -> Any:
 
     config = copy.deepcopy(causal_lm.config)
     try:
-        kind = AutoModelForSequenceClassification._model_mapping[type(config)]
+        kind: Any = AutoModelForSequenceClassification._model_mapping[type(config)]
     except KeyError as error:
         raise ModelError(
             f"transformers has no sequence classifier for {type(causal_lm).__name__}, so a reward model of it could not be "

@@ -6,6 +6,14 @@ import torch
 from torch import Tensor, nn
 
 
+class _Weights(nn.Module):
+    def __init__(self, width: int, heads: int, raters: int, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, width, device=device))
+        self.line = nn.Parameter(torch.zeros(heads, device=device))
+        self.reliability = nn.Parameter(torch.zeros(raters, device=device))
+
+
 class ScoreHead:
     """s_e = u_e · h / (D · size) for each of E heads, in float32 beside a network of any precision.
 
@@ -16,10 +24,7 @@ class ScoreHead:
     """
 
     def __init__(self, width: int, *, heads: int = 1, raters: int = 0, device: torch.device) -> None:
-        self.module = nn.Module()
-        self.module.weight = nn.Parameter(torch.zeros(heads, width, device=device))
-        self.module.line = nn.Parameter(torch.zeros(heads, device=device))
-        self.module.reliability = nn.Parameter(torch.zeros(raters, device=device))
+        self.module = _Weights(width, heads, raters, device)
         self.size = 1.0
 
     @property
@@ -29,14 +34,12 @@ class ScoreHead:
     @property
     def line_E(self) -> Tensor:
         """The line's score, by each head."""
-        line: Tensor = self.module.line
-        return line
+        return self.module.line
 
     @property
     def reliability_R(self) -> Tensor:
         """log(η / (1 − η)) of each rater."""
-        reliability: Tensor = self.module.reliability
-        return reliability
+        return self.module.reliability
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Its parameters with their names; without raters there is none for them."""

@@ -1,26 +1,33 @@
-"""The loops (supervised, reinforcement learning), their config, and the table of algorithms."""
+"""The loops (supervised, on rankings, reinforcement learning), their config, and the table of algorithms."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ventaja.training.algorithms import ALGORITHMS, Algorithm, customised
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, parse
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
 
 if TYPE_CHECKING:
+    from ventaja.training.dpo import train_dpo
     from ventaja.training.evaluation import Evaluation, evaluate
+    from ventaja.training.reward_model import train_reward_model
     from ventaja.training.rl import train_rl
     from ventaja.training.sft import train_sft
 
 __all__ = [
     "ALGORITHMS",
     "Algorithm",
+    "DpoConfig",
     "Evaluation",
     "EvaluationConfig",
+    "RewardModelConfig",
     "RlConfig",
     "SftConfig",
     "customised",
     "evaluate",
     "parse",
+    "train_dpo",
+    "train_reward_model",
     "train_rl",
     "train_sft",
 ]
@@ -28,6 +35,8 @@ __all__ = [
 _LOOPS = {
     "Evaluation": "ventaja.training.evaluation",
     "evaluate": "ventaja.training.evaluation",
+    "train_dpo": "ventaja.training.dpo",
+    "train_reward_model": "ventaja.training.reward_model",
     "train_rl": "ventaja.training.rl",
     "train_sft": "ventaja.training.sft",
 }

@@ -10,6 +10,7 @@ import numpy as np
 from ventaja.errors import ConfigError, DataError
 from ventaja.models import JudgedTokens, Policy, judged_tokens
 from ventaja.models.judged import longest
+from ventaja.rankings import read_rankings
 from ventaja.records import Answer, Prompt, Ranking
 from ventaja.tracking.words import counted
 from ventaja.training.data import SET_ASIDE, question_of
@@ -105,8 +106,6 @@ def read_sources(data: RankingDataConfig, *, say: Say) -> list[Ranking]:
 
 def read_file(source: str, *, say: Say) -> list[Ranking]:
     """The rankings of one file. Raises DataError for a file that cannot be read, is empty or holds no ranking."""
-    from ventaja.rankings import read_rankings
-
     return read_rankings(source, say=say)
 
 

@@ -31,7 +31,7 @@ class RankingDataConfig(Settings):
     @field_validator("source")
     @classmethod
     def _is_named(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value or "" in value:
+        if not value or (not isinstance(value, str) and "" in value):
             raise ValueError("names no file")
         return value
 
