@@ -12,8 +12,9 @@ from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
 from ventaja.cli.reference import reference
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+from ventaja.training.sampling_config import SampleConfig
 
-KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig}
+KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig, "sample": SampleConfig}
 
 
 def help_of(command, capsys, monkeypatch, columns="100"):

@@ -7,7 +7,7 @@ import pytest
 from ventaja import training
 from ventaja.cli import main
 from ventaja.settings import LoraSettings
-from ventaja.training import Evaluation
+from ventaja.training import Evaluation, Sampled
 
 ALL = ["--model", "m", "--data", "d.jsonl", "--run.folder", "runs/x"]
 
@@ -201,6 +201,19 @@ def test_eval_prints_one_table(seen, capsys):
         "accuracy, sampled 50.0%", "accuracy, greedy 33.3%", "pass@1 50.0%", "pass@4 75.0%",
         "mean reward 0.600", "answers cut off 25.0%", "problems 3", "seconds 1.2",
     ]  # fmt: skip
+
+
+def test_sample_reads_candidates_and_says_what_to_do_next(seen, capsys, monkeypatch):
+    def sample(config, *, command):
+        seen.config, seen.command = config, command
+        return Sampled(path=config.output, prompts=3, answers=12, seconds=2.0)
+
+    monkeypatch.setattr(training, "sample", sample)
+    argv = ["--model", "m", "--data", "d.jsonl", "--candidates", "{temperature: 0.5}", "--candidates", "runs/x"]
+    assert main(["sample", *argv, "--output", "a.parquet"]) == 0
+    assert [(c.model, c.temperature) for c in seen.config.chosen_candidates] == [("m", 0.5), ("runs/x", 1.0)]
+    assert seen.command.startswith("ventaja sample --model m")
+    assert capsys.readouterr().out.splitlines()[-1] == "To rank them: ventaja rank a.parquet"
 
 
 def test_eval_without_an_accuracy(seen, capsys, monkeypatch):

@@ -69,6 +69,24 @@ def evaluate(argv: list[str]) -> None:
     Console().print(evaluation_table(evaluate(config)))
 
 
+def sample(argv: list[str]) -> None:
+    """`ventaja sample`"""
+    from ventaja.training.sampling_config import SampleConfig
+
+    config = read_config(
+        SampleConfig,
+        argv,
+        prog="ventaja sample",
+        description="Sample several answers to each prompt, or take what a run says, for people to rank.",
+    )
+    with starting():
+        from ventaja.cli.sampling import sampled_text
+        from ventaja.training import sample as sample_answers
+
+        prepare_process()
+    print(sampled_text(sample_answers(config, command=_command("sample", argv))))
+
+
 def chat(argv: list[str]) -> None:
     """`ventaja chat`"""
     from ventaja.cli.chat import ChatConfig

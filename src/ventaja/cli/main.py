@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "rl": ("Train a model with a reward.", commands.rl),
     "sft": ("Train a model on examples.", commands.sft),
     "eval": ("Measure how often a model is right.", commands.evaluate),
+    "sample": ("Sample answers for people to rank.", commands.sample),
     "chat": ("Talk to a model.", commands.chat),
     "merge": ("Make adapters and their base one model.", commands.merge),
     "report": ("Make a page of a run: curves, samples, settings.", commands.report),

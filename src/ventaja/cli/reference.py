@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ventaja.cli.fields import A_FUNCTION, CHOICE_OR_FUNCTION, Setting, groups_of, settings_of
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig
+from ventaja.training.sampling_config import SampleConfig
 
 _INTRODUCTION = """\
 # Configuration
@@ -45,6 +46,7 @@ ventaja rl sums.yaml --algorithm dapo --optimiser.learning_rate 2e-5 --data.opti
 - A setting that does not exist, a key that is there twice and a value of the wrong type are errors.
 """
 
+COMMANDS = (("rl", RlConfig), ("sft", SftConfig), ("eval", EvaluationConfig), ("sample", SampleConfig))
 _SAME = "As for `ventaja rl`."
 
 
@@ -52,7 +54,7 @@ def reference() -> str:
     """The page, as Markdown."""
     parts = [_INTRODUCTION]
     known: dict[str, list[Setting]] = {}
-    for command, kind in (("rl", RlConfig), ("sft", SftConfig), ("eval", EvaluationConfig)):
+    for command, kind in COMMANDS:
         parts.append(f"## ventaja {command}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n")
         parts += _sections(kind, known)
     return "\n".join(parts)

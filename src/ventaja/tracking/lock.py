@@ -21,12 +21,12 @@ HOLDER = ".lock.json"
 
 
 @contextmanager
-def locked(folder: Path, *, command: str) -> Iterator[None]:
+def locked(folder: Path, *, command: str, advice: str | None = None) -> Iterator[None]:
     """Only this process writes to `folder` while the block runs; the folder is made if it is not there.
 
     The system holds the lock, on a file that is kept open, so a process that died holds none. Readers need no lock. A
     folder that the block leaves empty is removed again. Raises RunError, naming the process, if another one holds it,
-    and if the folder cannot be made or locked.
+    and if the folder cannot be made or locked. `advice` says what to do about that; left out, it is a run's.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK)
@@ -34,10 +34,11 @@ def locked(folder: Path, *, command: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise RunError(
-            f"{folder}: {_holder(folder)} is writing to this folder. Wait for it, stop it, or choose another folder "
-            f"with --run.folder. To look at the run meanwhile: ventaja report {folder}"
-        ) from error
+        advice = advice or (
+            "Wait for it, stop it, or choose another folder with --run.folder. To look at the run meanwhile: ventaja "
+            f"report {folder}"
+        )
+        raise RunError(f"{folder}: {_holder(folder)} is writing to this folder. {advice}") from error
     except (OSError, NotImplementedError) as error:
         _remove_empty(missing)
         problem = error if isinstance(error, OSError) else OSError(str(error))
