@@ -73,6 +73,12 @@ from ventaja.functional.process import (
     discounted_to_go,
     minimum_to_go,
 )
+from ventaja.functional.rankings import (
+    centring_loss,
+    crowd_ranking_loss,
+    dpo_reward,
+    partial_order_loss,
+)
 from ventaja.functional.shaping import soft_overlong_punishment
 from ventaja.functional.weights import (
     fixed_length,
@@ -88,13 +94,16 @@ __all__ = [
     "best_of_n",
     "best_of_n_kl",
     "bradley_terry_loss",
+    "centring_loss",
     "clip_fraction_dual",
     "clip_fraction_high",
     "clip_fraction_low",
     "clipped_surrogate_loss",
     "clipped_value_loss",
+    "crowd_ranking_loss",
     "detached_clamp_loss",
     "discounted_to_go",
+    "dpo_reward",
     "effective_sample_size",
     "explained_variance",
     "fixed_length",
@@ -119,6 +128,7 @@ __all__ = [
     "minimum_to_go",
     "nll",
     "nll_loss",
+    "partial_order_loss",
     "plackett_luce_loss",
     "policy_gradient_loss",
     "position_ramp",

@@ -16,6 +16,9 @@ from ventaja.models.kept import KEPT_BASE, KEPT_REFERENCE, keep
 from ventaja.models.policy import Policy
 from ventaja.settings import LoraSettings
 
+BESIDE = "adapter"
+"""In the folder of a model that was merged, the adapters that it was trained with: what its run goes on from."""
+
 
 def add_adapters(module: Any, lora: LoraSettings, *, name: str) -> Any:
     """New adapters on a model, or those that it has if they are as `lora` says; else raises ConfigError."""
@@ -108,6 +111,8 @@ def attach(module: Any, adapter: Path, *, base: str) -> Any:
 
 def kept_base(adapter: Path) -> Path | None:
     """The base that a run keeps for its adapters, found from an adapter of it: the run may have moved."""
+    if adapter.name == BESIDE:  # in a reward model's checkpoint
+        adapter = adapter.parent
     run = adapter.parent if adapter.name == KEPT_REFERENCE else adapter.parent.parent
     is_of_run = adapter.name == KEPT_REFERENCE or adapter.parent.name == "checkpoints"
     return run / KEPT_BASE if is_of_run and (run / KEPT_BASE / "config.json").exists() else None

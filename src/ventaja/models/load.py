@@ -105,11 +105,13 @@ def load_policy(
     trust_remote_code: bool = False,
     chat_template: str | None = None,
     cpu: CpuWay | None = None,
+    kind: type[Policy] = Policy,
 ) -> Policy:
     """Load `name` (catalogue name, local folder or hub id) ready to score and sample.
 
     Weights are held in the compute precision; training keeps float32 masters beside them. A folder that holds
     a PEFT adapter is loaded on top of its base model. `cpu`: fast or plain (model.cpu); None leaves it to VENTAJA_CPU.
+    `kind` is what is made of it.
     Raises ModelError or ConfigError with what to do next.
     """
     source = resolve_model(name)
@@ -122,7 +124,7 @@ def load_policy(
         check_chat_template(tokenizer)
     if lora is not None:
         module = add_adapters(module, lora, name=name)
-    return Policy(module.to(place), tokenizer, name=name, cpu=cpu)
+    return kind(module.to(place), tokenizer, name=name, cpu=cpu)
 
 
 _NO_PICKLE = (
@@ -164,9 +166,23 @@ def _load(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> tuple[
     return module, tokenizer
 
 
+def is_reward_model(source: str | Path) -> bool:
+    """True for a folder that holds a sequence classifier."""
+    try:
+        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        return any(name.endswith("ForSequenceClassification") for name in config["architectures"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _load_weights(source: str, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
+    if is_reward_model(source):
+        raise ModelError(
+            f"{source!r} is a reward model, which scores answers and gives none. Name it as a reward "
+            "(reward.functions), and give the model that it was trained from, or another, here."
+        )
     with _asking_once(source):
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True

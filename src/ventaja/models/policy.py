@@ -24,6 +24,7 @@ from ventaja.models.head import LogitHead
 from ventaja.models.layout import PackedRow
 from ventaja.models.padded import padded_hidden
 from ventaja.models.quiet import without_progress_bars
+from ventaja.models.score import ScoreHead
 from ventaja.models.value import ValueHead
 from ventaja.settings import CpuWay
 
@@ -37,7 +38,8 @@ class TokenScores:
     value_M: Tensor | None = None
     """The value of the state before each target."""
     end_value_A: Tensor | None = None
-    """The value after each answer's last token, where that is an input (`PackedRow.end_A`)."""
+    """The value after each answer's last token, where that is an input (`PackedRow.end_A`); of a reward model [A, E], a
+    score by each of its heads."""
     kl_M: Tensor | None = None
     """The exact KL to the reference, over the vocabulary."""
 
@@ -76,8 +78,8 @@ class Policy:
             module.get_base_model() if hasattr(module, "peft_config") else module
         )
         self.eos_ids = _eos_ids(self.causal_lm, tokenizer)
-        self.value_head: ValueHead | None = None
-        """What reads values off the last hidden states, if anything does."""
+        self.value_head: ValueHead | ScoreHead | None = None
+        """What reads values, or a reward model's scores, off the last hidden states, if anything does."""
         self.recomputes = False
         """Gradient checkpointing (arXiv:1604.06174): layers are computed again in the backward pass."""
         module.eval()
@@ -144,8 +146,8 @@ class Policy:
     def add_value_head(self, *, initial_value: float) -> ValueHead:
         """Values are read off the last hidden states from now on."""
         width = self.head.linear.in_features
-        self.value_head = ValueHead(width, device=self.device, initial_value=initial_value)
-        return self.value_head
+        head = self.value_head = ValueHead(width, device=self.device, initial_value=initial_value)
+        return head
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The trainable parameters with their names, each once."""
@@ -178,7 +180,8 @@ class Policy:
         if wanted.value:
             assert self.value_head is not None, f"{self.name} has no value head"
             value = self.value_head(hidden_MD if wanted.into_trunk else hidden_MD.detach())
-            end = None if end_AD is None else self.value_head(end_AD.detach())
+            end = end_AD if end_AD is None or wanted.into_trunk else end_AD.detach()
+            end = None if end is None else self.value_head(end)
         if wanted.reference is not None:
             kl = self._kl(hidden_MD, row, wanted.reference, wanted.temperature)
         return TokenScores(logprob, entropy, value, end, kl)

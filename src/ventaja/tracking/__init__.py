@@ -3,6 +3,7 @@
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.progress import (
     EVAL_COLUMNS,
+    RANKING_COLUMNS,
     RL_COLUMNS,
     SFT_COLUMNS,
     Column,
@@ -25,6 +26,7 @@ from ventaja.tracking.trackers import (
 
 __all__ = [
     "EVAL_COLUMNS",
+    "RANKING_COLUMNS",
     "RL_COLUMNS",
     "SFT_COLUMNS",
     "TRACKERS",

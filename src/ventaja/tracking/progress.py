@@ -53,7 +53,17 @@ SFT_COLUMNS = (
     Column(metric="learning_rate", label="lr", format=".2e"),
     Column(metric="tokens_per_second", label="tok/s", format=",.0f"),
 )
-"""For the steps of supervised and reward-model training."""
+"""For the steps of supervised training."""
+
+RANKING_COLUMNS = (
+    Column(metric="loss", label="loss", format=".4f", sparkline=True),
+    Column(metric="accuracy", label="pairs right", format=".1%"),
+    Column(metric="eval/accuracy", label="held out", format=".1%"),
+    Column(metric="grad_norm", label="grad norm", format=".3g"),
+    Column(metric="learning_rate", label="lr", format=".2e"),
+    Column(metric="tokens_per_second", label="tok/s", format=",.0f"),
+)
+"""For the steps of training on rankings."""
 
 EVAL_COLUMNS = (Column(metric="tokens_per_second", label="tok/s", format=",.0f"),)
 """For an evaluation."""

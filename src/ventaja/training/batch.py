@@ -168,19 +168,28 @@ class Batch:
         return values if known else None
 
     def rows(
-        self, sequences: Sequence[int], *, max_tokens: int, keep_last: bool | Literal["truncated"] = False
+        self,
+        sequences: Sequence[int],
+        *,
+        max_tokens: int,
+        keep_last: bool | Literal["truncated"] = False,
+        whole_groups: bool = False,
     ) -> list[Row]:
         """Pack the given sequences, longest groups first, into rows of at most `max_tokens` tokens.
 
-        A group stays together, so that its prompt is computed once, unless it alone exceeds the budget. A
-        single sequence longer than the budget gets a row of its own. Actions are what rows predict; with `keep_last`
+        A group stays together, so that its prompt is computed once, unless it alone exceeds the budget (with `whole_groups`
+        also then, for a loss that compares its sequences). What is longer than the budget gets a row of its own. Actions are what rows predict; with `keep_last`
         a sequence's last token is an input too, so that a value after it can be read: of all, or of those that were
         truncated.
         """
         by_group: dict[int, list[int]] = {}
         for s in sequences:
             by_group.setdefault(int(self.group_S[s]), []).append(s)
-        pieces = [piece for members in by_group.values() for piece in self._split(members, max_tokens)]
+        pieces = [
+            piece
+            for members in by_group.values()
+            for piece in ([members] if whole_groups else self._split(members, max_tokens))
+        ]
         pieces.sort(key=self._cost, reverse=True)
         # What all prompts begin with stands in each row once, if any two of them share enough to be worth it.
         prefix = common_prefix([self.samples[piece[0]].prompt_ids for piece in pieces]) if pieces else 0

@@ -101,8 +101,8 @@ def unseen(rows: Sequence[RowT], held_out: Sequence[Prompt | Example]) -> list[R
 
     Text without a prompt asks nothing, so there the whole text is compared.
     """
-    asked = {_question(row) for row in held_out}
-    return [row for row in rows if _question(row) not in asked]
+    asked = {question_of(row) for row in held_out}
+    return [row for row in rows if question_of(row) not in asked]
 
 
 def _mixed(config: DataConfig, load: Callable[[SourceConfig, str | None], list[RowT]]) -> list[RowT]:
@@ -151,7 +151,8 @@ def _without_held_out(rows: list[RowT], config: DataConfig) -> list[RowT]:
     return rows
 
 
-def _question(row: Prompt | Example) -> str:
+def question_of(row: Prompt | Example) -> str:
+    """What a row asks, without system messages and the white space around."""
     if isinstance(row, Prompt):
         content: str | tuple[Message, ...] = row.content
     else:

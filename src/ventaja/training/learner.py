@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ventaja.errors import ConfigError, RunError
-from ventaja.models import PackedRow, Policy, TokenScores, Wanted
+from ventaja.models import PackedRow, Policy, ScoreHead, TokenScores, ValueHead, Wanted
 from ventaja.training.batch import Batch, Row, scores_table, scores_tables
 from ventaja.training.config import AdamWConfig, OptimiserConfig
 from ventaja.training.objective import Stats
@@ -89,7 +89,10 @@ class Learner:
 
     def learn_values(self, config: AdamWConfig, *, initial_value: float) -> None:
         """Read values off the network from now on, by a linear head that is trained as `config` says."""
-        head = self.network.add_value_head(initial_value=initial_value)
+        self.learn_head(self.network.add_value_head(initial_value=initial_value), config)
+
+    def learn_head(self, head: ValueHead | ScoreHead, config: AdamWConfig) -> None:
+        """Train a head of the network's too, as `config` says."""
         total = self.optimiser.total_updates
         self.head_optimiser = Optimiser(head, config, total_updates=total, compute=torch.float32)
 

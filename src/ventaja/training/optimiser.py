@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ventaja.models import Policy, ValueHead
+from ventaja.models import Policy, ScoreHead, ValueHead
 from ventaja.training.config import AdamWConfig
 from ventaja.training.rounding import Rounding
 
@@ -22,7 +22,12 @@ class Optimiser:
     """
 
     def __init__(
-        self, policy: Policy | ValueHead, config: AdamWConfig, *, total_updates: int, compute: torch.dtype
+        self,
+        policy: Policy | ValueHead | ScoreHead,
+        config: AdamWConfig,
+        *,
+        total_updates: int,
+        compute: torch.dtype,
     ) -> None:
         self.config = config
         self.total_updates = total_updates

@@ -42,6 +42,9 @@ from ventaja.training.critic import Critic, make_critic
 from ventaja.training.interrupt import Interrupts
 from ventaja.training.learner import Learner
 from ventaja.training.model import load_model
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
+
+Runnable = RlConfig | SftConfig | RewardModelConfig | DpoConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Start:
     """What the model computes in."""
 
     @classmethod
-    def of(cls, config: RlConfig | SftConfig) -> Start:
+    def of(cls, config: Runnable) -> Start:
         """Raises RunError if the folder holds a run that is not to be resumed, or was begun with other settings."""
         folder, checkpoint = _open_folder(config)
         return cls(
@@ -74,7 +77,7 @@ class Start:
         """True if an earlier run in the folder left nothing worth keeping."""
         return self.folder.is_unused
 
-    def load(self, config: RlConfig | SftConfig) -> Policy:
+    def load(self, config: Runnable) -> Policy:
         """The network as the run has it so far, in float32."""
         torch.manual_seed(config.run.seed)  # new adapters are drawn from torch's generator
         return load_model(
@@ -105,7 +108,7 @@ class Start:
         if self.checkpoint:
             self.checkpoint.restore(learners)
 
-    def keep_models(self, config: RlConfig | SftConfig, policy: Policy) -> None:
+    def keep_models(self, config: Runnable, policy: Policy) -> None:
         """Keep in the run's folder what it needs of another run's checkpoints, which that run may remove."""
         keep_base(policy, self.folder.path)
         if self.checkpoint is None:  # what an earlier start has kept, which came to no checkpoint
@@ -141,7 +144,7 @@ class Session:
     def __init__(
         self,
         start: Start,
-        config: RlConfig | SftConfig,
+        config: Runnable,
         learners: Mapping[str, Learner],
         progress: Progress,
         *,
@@ -331,15 +334,22 @@ MAY_CHANGE = (
 """Settings (or groups) that a resumed run may have other values of: how long, how fast, how watched."""
 
 
-COMMANDS: Mapping[type[Config], str] = {RlConfig: "rl", SftConfig: "sft"}
+COMMANDS: Mapping[type[Config], str] = {
+    RlConfig: "rl",
+    SftConfig: "sft",
+    RewardModelConfig: "reward",
+    DpoConfig: "dpo",
+}
 """The commands that begin runs, by the settings that each of them takes."""
 
 
-def _needs_reference(config: RlConfig | SftConfig) -> bool:
-    return isinstance(config, RlConfig) and config.algorithm.resolve().needs_reference
+def _needs_reference(config: Runnable) -> bool:
+    if isinstance(config, RlConfig):
+        return config.algorithm.resolve().needs_reference
+    return isinstance(config, DpoConfig)
 
 
-def _start_model(config: RlConfig | SftConfig, folder: RunFolder, checkpoint: Checkpoint | None) -> str:
+def _start_model(config: Runnable, folder: RunFolder, checkpoint: Checkpoint | None) -> str:
     """Where the weights are that the run began with. Raises RunError if they are needed still, and gone."""
     if checkpoint is None:
         return resolve_model(config.model.name)
@@ -357,7 +367,7 @@ def _start_model(config: RlConfig | SftConfig, folder: RunFolder, checkpoint: Ch
     return model
 
 
-def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | None]:
+def _open_folder(config: Runnable) -> tuple[RunFolder, Checkpoint | None]:
     """The run's folder, and with `resume` its last checkpoint if it has any.
 
     Raises RunError if it holds a run that is not to be resumed, or was begun with other settings.
@@ -373,7 +383,7 @@ def _open_folder(config: RlConfig | SftConfig) -> tuple[RunFolder, Checkpoint | 
     return folder, Checkpoint(checkpoints[max(checkpoints)]) if checkpoints else None
 
 
-def _check_same_run(config: RlConfig | SftConfig, folder: RunFolder) -> None:
+def _check_same_run(config: Runnable, folder: RunFolder) -> None:
     values = folder.config()
     before_critics = _without_critic(values)
     try:
@@ -433,7 +443,7 @@ def _resuming(folder: RunFolder, command: str) -> str:
     return f"ventaja {command} {shlex.quote(str(folder.config_path))} --run.resume true"
 
 
-def _flat(config: RlConfig | SftConfig) -> dict[str, Any]:
+def _flat(config: Runnable) -> dict[str, Any]:
     """Every setting by its dotted name, the algorithm's parts written out."""
     values = config.model_dump(mode="json")
     if isinstance(config, RlConfig):
