@@ -12,9 +12,17 @@ from ventaja.cli.fields import SHORT_FORMS, as_text, settings_of
 from ventaja.cli.reference import reference
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
 from ventaja.training.sampling_config import SampleConfig
 
-KINDS = {"rl": RlConfig, "sft": SftConfig, "eval": EvaluationConfig, "sample": SampleConfig}
+KINDS = {
+    "rl": RlConfig,
+    "sft": SftConfig,
+    "reward": RewardModelConfig,
+    "dpo": DpoConfig,
+    "eval": EvaluationConfig,
+    "sample": SampleConfig,
+}
 
 
 def help_of(command, capsys, monkeypatch, columns="100"):

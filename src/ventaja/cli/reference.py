@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ventaja.cli.fields import A_FUNCTION, CHOICE_OR_FUNCTION, Setting, groups_of, settings_of
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
 from ventaja.training.sampling_config import SampleConfig
 
 _INTRODUCTION = """\
@@ -46,7 +47,14 @@ ventaja rl sums.yaml --algorithm dapo --optimiser.learning_rate 2e-5 --data.opti
 - A setting that does not exist, a key that is there twice and a value of the wrong type are errors.
 """
 
-COMMANDS = (("rl", RlConfig), ("sft", SftConfig), ("eval", EvaluationConfig), ("sample", SampleConfig))
+COMMANDS = (
+    ("rl", RlConfig),
+    ("sft", SftConfig),
+    ("reward", RewardModelConfig),
+    ("dpo", DpoConfig),
+    ("eval", EvaluationConfig),
+    ("sample", SampleConfig),
+)
 _SAME = "As for `ventaja rl`."
 
 

@@ -40,6 +40,8 @@ CHARTS = (
     Chart(title="Accuracy on held-out prompts", metrics=("eval/accuracy_sampled", "eval/accuracy_greedy")),
     Chart(title="Loss", metrics=("loss",)),
     Chart(title="Held-out loss", metrics=("eval/loss",)),
+    Chart(title="Pairs of answers in the raters' order", metrics=("accuracy", "eval/accuracy")),
+    Chart(title="Kendall's τ on held-out rankings", metrics=("eval/kendall_tau",)),
     Chart(title="KL to the reference", metrics=("kl",)),
     Chart(title="Entropy", metrics=("entropy",)),
     Chart(title="Variance of returns that the critic explains", metrics=("value/explained_variance",)),
@@ -81,7 +83,7 @@ def reward_curve_svg(runs: Mapping[str, Columns], path: str | Path, *, metric: s
             ends.append((*last, label, colour))
     if len(runs) > 1:
         _label_ends(axes, ends)
-    _dress(axes)
+    dress(axes)
     axes.set_xlabel("round")
     axes.set_ylabel(metric, parse_math=False)
     if len(runs) == 1:
@@ -138,7 +140,7 @@ def _chart(chart: Chart, metrics: Sequence[Mapping[str, Any]]) -> str:
                 linewidth=0,
             )
         _draw(axes, rounds, values, colour)
-    _dress(axes)
+    dress(axes)
     key = ""
     if len(chart.metrics) > 1:
         names = "".join(
@@ -196,7 +198,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
         )
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes, *, whole: bool = True) -> None:
+    """What all of a report's pictures look like; with `whole` only whole numbers stand along the bottom."""
     from matplotlib.ticker import MaxNLocator
 
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
@@ -204,8 +207,13 @@ def _dress(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#999999")
     axes.tick_params(length=0, labelsize=8, colors="#555555")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=6))
     axes.margins(x=0.02)
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure for a page."""
+    return _svg(figure, shapes=False)
 
 
 def _svg(figure: Figure, *, shapes: bool) -> str:

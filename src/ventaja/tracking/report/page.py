@@ -10,6 +10,7 @@ from ventaja.disk import atomic_file
 from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.curves import curves_section
 from ventaja.tracking.report.markup import as_value, escaped
+from ventaja.tracking.report.rankings import rankings_section
 from ventaja.tracking.report.samples import samples_section
 from ventaja.tracking.words import counted
 
@@ -25,6 +26,7 @@ def write_report(path: str | Path) -> Path:
     sections = [
         curves_section(metrics),
         _last_metrics(metrics),
+        rankings_section(folder),
         samples_section(folder),
         _settings(folder.config()),
     ]
