@@ -115,6 +115,28 @@ def test_the_page_on_runs_is_as_it_says(tmp_path: Path, monkeypatch: pytest.Monk
         }
 
 
+def test_the_page_on_reward_models_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny import save_tiny_model  # type: ignore[import-not-found]
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(tmp_path / "tiny", "llama")
+    page = (ROOT / "docs" / "reward-models.md").read_text()
+    scope: dict[str, object] = {}
+    for block in blocks("python", page):
+        exec(block.replace("smollm2-135m", str(tmp_path / "tiny")), scope)  # noqa: S102
+    assert (tmp_path / "runs" / "direct" / "held_out.json").exists()
+    [block] = blocks("yaml", page)
+    values = {"model": "m", "data": "d", "run": {"folder": "f"}, **yaml.read(block).value}
+    config = parse(RlConfig, values)
+    from ventaja.training.model_reward import ModelRewardOptions
+
+    judge, pattern = config.reward.functions
+    ModelRewardOptions(**judge.options)
+    assert pattern.weight == -0.5
+    table = page[page.index("| option | is |") : page.index("It computes on its own")]
+    assert set(ModelRewardOptions.model_fields) <= set(re.findall(r"`(\w+)`", table))
+
+
 @pytest.mark.parametrize(
     "algorithm",
     [

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ventaja import functional
-    from ventaja.api import rl, sft
+    from ventaja.api import dpo, reward, rl, sft
     from ventaja.environments import log_metric
     from ventaja.errors import VentajaError
     from ventaja.tracking import Run
     from ventaja.training import (
         ALGORITHMS,
         Algorithm,
+        DpoConfig,
         Evaluation,
         EvaluationConfig,
+        RewardModelConfig,
         RlConfig,
         SftConfig,
         evaluate,
         parse,
+        train_dpo,
+        train_reward_model,
         train_rl,
         train_sft,
     )
@@ -66,23 +70,31 @@ __all__ = [
     "REMAX",
     "RLOO",
     "Algorithm",
+    "DpoConfig",
     "Evaluation",
     "EvaluationConfig",
+    "RewardModelConfig",
     "RlConfig",
     "Run",
     "SftConfig",
     "VentajaError",
+    "dpo",
     "evaluate",
     "functional",
     "log_metric",
     "parse",
+    "reward",
     "rl",
     "sft",
+    "train_dpo",
+    "train_reward_model",
     "train_rl",
     "train_sft",
 ]
 
 _HOME = {
+    "dpo": "ventaja.api",
+    "reward": "ventaja.api",
     "rl": "ventaja.api",
     "sft": "ventaja.api",
     "log_metric": "ventaja.environments",

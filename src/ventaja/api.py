@@ -11,12 +11,23 @@ from typing import Any
 from ventaja.environments import Environment, Reward, example_from_row, load_reward, prompt_from_row
 from ventaja.errors import ConfigError, DataError
 from ventaja.named import GIVEN_IN_PYTHON, own_name, spec_of
-from ventaja.records import Example, Message, Prompt
+from ventaja.records import Example, Message, Prompt, Ranking
 from ventaja.rollouts import Engine
 from ventaja.tracking import Run
-from ventaja.training import Algorithm, RlConfig, SftConfig, parse, train_rl, train_sft
-from ventaja.training.config import algorithm_settings, changed_settings, setting_names
-from ventaja.training.joints import check_engine, check_environment, make_environment
+from ventaja.training import (
+    Algorithm,
+    DpoConfig,
+    RewardModelConfig,
+    RlConfig,
+    SftConfig,
+    parse,
+    train_dpo,
+    train_reward_model,
+    train_rl,
+    train_sft,
+)
+from ventaja.training.config import Config, algorithm_settings, changed_settings, setting_names
+from ventaja.training.joints import check_engine, check_environment, make_environment, make_reward
 from ventaja.training.validation import setting_hint
 
 PromptLike = str | Sequence[Message] | Mapping[str, Any]
@@ -51,7 +62,7 @@ def rl(
         prompts: a file, folder, task or data set (as `data.source`), the settings of `data`, or a list of prompts. An
             environment of your own may bring them instead.
         reward: one or several functions `f(prompts, completions, completion_ids, **columns) -> list`, or their
-            names as in a run file; the task's own verifier if left out. Or the settings of the run file's
+            names as in a run file, a reward model's folder among them; the task's own verifier if left out. Or the settings of the run file's
             `reward` group, `{"functions": [brief, {"function": polite, "weight": 0.5}], "timeout": 5.0}`.
         algorithm: a name, an `Algorithm` such as `ventaja.GRPO`, or the settings of `algorithm`.
         rounds: rounds of sampling and learning; 100 by default.
@@ -90,7 +101,7 @@ def rl(
     rewards = [
         item
         if isinstance(item, Reward)
-        else load_reward(
+        else make_reward(
             item.get("function"),
             name=named.name,
             weight=named.weight,
@@ -139,17 +150,72 @@ def sft(
     return train_sft(parse(SftConfig, values), command="ventaja.sft", examples=rows)
 
 
+def reward(
+    *,
+    model: str | Mapping[str, Any],
+    rankings: str | Mapping[str, Any] | Sequence[Ranking],
+    folder: str | Path,
+    seed: int = 0,
+    **groups: Mapping[str, Any],
+) -> Run:
+    """Train a reward model on rankings and return the run.
+
+    `rankings` is a file of rankings or preference pairs, the settings of `data`, or a list of `ventaja.records.Ranking`.
+    The rest is as in `rl`; the groups are those of `ventaja reward`. The run's folder is then a reward of `rl`.
+    """
+    values, given = _ranking_values(RewardModelConfig, model, rankings, folder, seed, groups)
+    return train_reward_model(parse(RewardModelConfig, values), command="ventaja.reward", rankings=given)
+
+
+def dpo(
+    *,
+    model: str | Mapping[str, Any],
+    rankings: str | Mapping[str, Any] | Sequence[Ranking],
+    folder: str | Path,
+    seed: int = 0,
+    **groups: Mapping[str, Any],
+) -> Run:
+    """Train a model on rankings directly and return the run. The arguments are those of `reward`."""
+    values, given = _ranking_values(DpoConfig, model, rankings, folder, seed, groups)
+    return train_dpo(parse(DpoConfig, values), command="ventaja.dpo", rankings=given)
+
+
+def _ranking_values(
+    kind: type[Config],
+    model: str | Mapping[str, Any],
+    rankings: str | Mapping[str, Any] | Sequence[Ranking],
+    folder: str | Path,
+    seed: int,
+    groups: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[Ranking] | None]:
+    values = _values(kind, model, folder, seed, groups)
+    if isinstance(rankings, str | Mapping):
+        values["data"] = rankings
+        return values, None
+    values["data"] = GIVEN_IN_PYTHON
+    given = list(rankings)
+    for number, ranking in enumerate(given):
+        if not isinstance(ranking, Ranking):
+            raise DataError(
+                f"rankings[{number}]: {type(ranking).__name__} is no ventaja.records.Ranking. Rows of a file are read by "
+                "ventaja.rankings.read_rankings."
+            )
+    if not given:
+        raise DataError("rankings: the list is empty.")
+    return values, given
+
+
 def _values(
-    kind: type[RlConfig | SftConfig],
+    kind: type[Config],
     model: str | Mapping[str, Any],
     folder: str | Path,
     seed: int,
     groups: Mapping[str, Any],
 ) -> dict[str, Any]:
-    arguments = [name for name in signature(rl if kind is RlConfig else sft).parameters if name != "groups"]
+    function, given_as = _GIVEN[kind]
+    arguments = [name for name in signature(function).parameters if name != "groups"]
     for name, group in groups.items():
         if name == "data":
-            given_as = "prompts" if kind is RlConfig else "examples"
             raise ConfigError(f"data: is given as {given_as}=, which takes its settings too. Leave it out.")
         if name not in kind.model_fields:
             hint = setting_hint(name, [*arguments, *setting_names(kind)], group)
@@ -163,6 +229,15 @@ def _values(
     values["model"] = model
     values["run"] = {"folder": str(folder), "seed": seed, **values.get("run", {})}
     return values
+
+
+_GIVEN: Mapping[type[Config], tuple[Callable[..., Run], str]] = {
+    RlConfig: (rl, "prompts"),
+    SftConfig: (sft, "examples"),
+    RewardModelConfig: (reward, "rankings"),
+    DpoConfig: (dpo, "rankings"),
+}
+"""The function of each kind of run, and its argument that `data` is given as."""
 
 
 def _joint(values: dict[str, Any], group: str, given: Any, check: Callable[[Any], None]) -> Any:

@@ -13,11 +13,14 @@ from ventaja.cli.rank import RankConfig
 from ventaja.cli.reference import reference
 from ventaja.training import ALGORITHMS
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig, setting_names
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
 from ventaja.training.sampling_config import SampleConfig
 
 KINDS = {
     "rl": RlConfig,
     "sft": SftConfig,
+    "reward": RewardModelConfig,
+    "dpo": DpoConfig,
     "eval": EvaluationConfig,
     "sample": SampleConfig,
     "rank": RankConfig,

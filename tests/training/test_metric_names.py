@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from test_reward_model import dpo, reward
 from tiny_task import run_rl, run_sft
 
 from ventaja import log_metric
-from ventaja.tracking import EVAL_COLUMNS, RL_COLUMNS, SFT_COLUMNS
+from ventaja.tracking import EVAL_COLUMNS, RANKING_COLUMNS, RL_COLUMNS, SFT_COLUMNS
 from ventaja.tracking.report.curves import CHARTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -72,6 +73,10 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
                 eval={"source": str(folder / "examples.jsonl"), "every": 3},
             )
         ],
+        "rankings": [
+            reward(folder / "reward", model, model=bfloat16, run={"updates": 1}),
+            dpo(folder / "dpo", model, run={"updates": 1}),
+        ],
     }  # fmt: skip
     return {
         kind: {general(name) for run in made for line in run.metrics for name in line}
@@ -80,15 +85,16 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
 
 
 def test_the_page_lists_what_is_recorded_and_nothing_else(recorded) -> None:
-    assert documented() == recorded["rl"] | recorded["sft"]
+    assert documented() == recorded["rl"] | recorded["sft"] | recorded["rankings"]
 
 
 def test_what_is_shown_is_recorded(recorded) -> None:
-    everything = recorded["rl"] | recorded["sft"]
+    everything = recorded["rl"] | recorded["sft"] | recorded["rankings"]
     charts = {name for chart in CHARTS for name in (*chart.metrics, *filter(None, [chart.band]))}
     assert charts <= everything
     assert {column.metric for column in RL_COLUMNS} <= recorded["rl"]
     assert {column.metric for column in SFT_COLUMNS} <= recorded["sft"]
+    assert {column.metric for column in RANKING_COLUMNS} <= recorded["rankings"]
     assert {column.metric for column in EVAL_COLUMNS} <= {
         "tokens_per_second"
     }  # all that an evaluation shows on its way

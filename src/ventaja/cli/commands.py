@@ -51,6 +51,43 @@ def sft(argv: list[str]) -> None:
     _print_run(str(run.path))
 
 
+def reward(argv: list[str]) -> None:
+    """`ventaja reward`"""
+    from ventaja.training.ranking_config import RewardModelConfig
+
+    config = read_config(
+        RewardModelConfig,
+        argv,
+        prog="ventaja reward",
+        description="Train a reward model on rankings of answers.",
+    )
+    with starting():
+        from ventaja.training import train_reward_model
+
+        prepare_process()
+    run = train_reward_model(config, command=_command("reward", argv))
+    _print_run(str(run.path))
+    print(f"To learn from its rewards: ventaja rl RUN.yaml --reward {shlex.quote(str(run.path))}")
+
+
+def dpo(argv: list[str]) -> None:
+    """`ventaja dpo`"""
+    from ventaja.training.ranking_config import DpoConfig
+
+    config = read_config(
+        DpoConfig,
+        argv,
+        prog="ventaja dpo",
+        description="Train a model on rankings of answers directly, without a reward model.",
+    )
+    with starting():
+        from ventaja.training import train_dpo
+
+        prepare_process()
+    run = train_dpo(config, command=_command("dpo", argv))
+    _print_run(str(run.path))
+
+
 def evaluate(argv: list[str]) -> None:
     """`ventaja eval`"""
     from ventaja.training.config import EvaluationConfig

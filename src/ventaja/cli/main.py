@@ -20,6 +20,8 @@ from ventaja.errors import ConfigError, VentajaError, did_you_mean
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "rl": ("Train a model with a reward.", commands.rl),
     "sft": ("Train a model on examples.", commands.sft),
+    "reward": ("Train a reward model on rankings.", commands.reward),
+    "dpo": ("Train a model on rankings directly.", commands.dpo),
     "eval": ("Measure how often a model is right.", commands.evaluate),
     "sample": ("Sample answers for people to rank.", commands.sample),
     "chat": ("Talk to a model.", commands.chat),

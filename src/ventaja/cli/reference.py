@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ventaja.cli.fields import A_FUNCTION, CHOICE_OR_FUNCTION, Setting, groups_of, settings_of
 from ventaja.cli.rank import RankConfig
 from ventaja.training.config import EvaluationConfig, RlConfig, SftConfig
+from ventaja.training.ranking_config import DpoConfig, RewardModelConfig
 from ventaja.training.sampling_config import SampleConfig
 
 _INTRODUCTION = """\
@@ -50,6 +51,8 @@ ventaja rl sums.yaml --algorithm dapo --optimiser.learning_rate 2e-5 --data.opti
 COMMANDS = (
     ("rl", RlConfig),
     ("sft", SftConfig),
+    ("reward", RewardModelConfig),
+    ("dpo", DpoConfig),
     ("eval", EvaluationConfig),
     ("sample", SampleConfig),
     ("rank", RankConfig),

@@ -123,22 +123,22 @@ def _all_scores(
     called = [reward for reward in rewards if whole[reward.name]]
     started = {
         reward.name: start_async(
-            reward.function, [_call(reward, whole[reward.name], columns)], timeout=timeout
+            reward.function, [_call(reward, whole[reward.name], columns)], timeout=_limit(reward, timeout)
         )
         for reward in called
         if is_async(reward.function)
     }
     outcomes = {
-        reward.name: call_all(reward.function, [_call(reward, whole[reward.name], columns)], timeout=timeout)[
-            0
-        ]
+        reward.name: call_all(
+            reward.function, [_call(reward, whole[reward.name], columns)], timeout=_limit(reward, timeout)
+        )[0]
         for reward in called
         if not is_async(reward.function)
     }
     outcomes |= {name: wait()[0] for name, wait in started.items()}
     scores = {
         reward.name: iter(
-            _scores(reward, outcomes[reward.name], whole[reward.name], columns, timeout)
+            _scores(reward, outcomes[reward.name], whole[reward.name], columns, _limit(reward, timeout))
             if whole[reward.name]
             else ()
         )
@@ -147,6 +147,12 @@ def _all_scores(
     return {
         name: [each if isinstance(each, Fault) else next(scores[name]) for each in cut[name]] for name in cut
     }
+
+
+def _limit(reward: Reward, timeout: float) -> float:
+    """Seconds that one of its calls may take: more than `timeout` if its attribute `least_timeout` says so, for a function
+    that computes for long and is known not to hang."""
+    return max(timeout, float(getattr(reward.function, "least_timeout", 0.0)))
 
 
 def _cut(reward: Reward, sample: _Sample, columns: Sequence[str]) -> _Sample | Fault:

@@ -22,18 +22,24 @@ class JudgedTokens:
 
 
 def judged_tokens(
-    network: Policy, prompt: Prompt, answer: Answer, *, max_tokens: int | None, is_same: bool | None = None
+    network: Policy,
+    prompt: Prompt,
+    answer: Answer,
+    *,
+    max_tokens: int | None,
+    is_same: bool | None = None,
+    prompt_ids: tuple[int, ...] | None = None,
 ) -> JudgedTokens:
     """The tokens from which `network` judges an answer.
 
-    The prompt is rendered as for sampling. The answer's token ids are taken as they were sampled if they are this
+    The prompt is rendered as for sampling (`prompt_ids`, if that has been done already). The answer's token ids are taken as they were sampled if they are this
     tokenizer's: if `is_same` says so, or, where it is None, if they decode to the answer's text. Otherwise its text is encoded
     as supervised tuning encodes it, and the end that the chat template puts behind an answer (of text: the end of text) comes
     after it. An answer that was cut off as it was sampled has no end. What goes beyond `max_tokens` is cut off.
 
     Raises DataError if the prompt alone leaves no room for an answer.
     """
-    prompt_ids = render_prompt(network.tokenizer, prompt)
+    prompt_ids = prompt_ids or render_prompt(network.tokenizer, prompt)
     if max_tokens is not None and len(prompt_ids) >= max_tokens:
         raise DataError(
             f"{prompt.id}: the prompt has {len(prompt_ids)} tokens, and prompt and answer together may have {max_tokens}."

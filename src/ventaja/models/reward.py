@@ -74,6 +74,12 @@ class RewardModel(Policy):
         unused = None if self._is_tied else self.head.linear.weight
         return [(name, p) for name, p in super().parameters() if p is not unused]
 
+    def as_policy(self) -> Policy:
+        """The same network without what is a reward model's: it speaks by its embeddings, and has no heads."""
+        policy = object.__new__(Policy)
+        policy.__dict__.update(self.__dict__, value_head=None)
+        return policy
+
     @property
     def _is_tied(self) -> bool:
         return self.head.linear.weight is self.causal_lm.get_input_embeddings().weight
@@ -157,10 +163,34 @@ def load_reward_model(
 
     `precision` None takes that of its weights. Raises ModelError if it is none, or has layers that are no causal LM's.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
     source, place = resolve_model(name), resolve_device(device)
     dtype: Any = "auto" if precision is None else resolve_precision(precision, place)
+    classifier, tokenizer = _loaded(name, source, dtype, trust_remote_code=trust_remote_code)
+    model = RewardModel(_causal(classifier, name).to(place), tokenizer, name=name, cpu=cpu)
+    read_extras(Path(source), model, score=classifier.score)
+    return model
+
+
+def load_critic(
+    name: str,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    cpu: CpuWay | None = None,
+) -> tuple[Policy, ScoreHead]:
+    """A reward model as the beginning of a critic, in float32: its layers as a causal LM, and the heads that read them."""
+    source, place = resolve_model(name), resolve_device(device)
+    classifier, tokenizer = _loaded(name, source, torch.float32, trust_remote_code=trust_remote_code)
+    causal_lm = _causal(classifier, name).to(place)
+    judge = RewardModel(causal_lm, tokenizer, name=name, cpu=cpu)
+    read_extras(Path(source), judge, score=classifier.score)
+    return judge.as_policy(), judge.heads
+
+
+def _loaded(name: str, source: str, dtype: Any, *, trust_remote_code: bool) -> tuple[Any, Tokenizer]:
+    """The sequence classifier and its tokenizer. Raises ModelError unless it has one label."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
     try:
         with without_progress_bars():
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -180,9 +210,7 @@ def load_reward_model(
     except (SafetensorError, OSError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"reward model {name!r} could not be loaded: {reason}") from error
-    model = RewardModel(_causal(classifier, name).to(place), tokenizer, name=name, cpu=cpu)
-    read_extras(Path(source), model, score=classifier.score)
-    return model
+    return classifier, tokenizer
 
 
 def read_extras(folder: Path, model: RewardModel, *, score: nn.Linear | None = None) -> None:

@@ -20,6 +20,12 @@ class ValueHead:
             self.module.weight.zero_()
             self.module.bias.fill_(initial_value)
 
+    @torch.no_grad()
+    def begin_from(self, weight_D: Tensor, *, size: float, constant: float) -> None:
+        """Begin near w · h + constant, which is exact for hidden states of root mean square `size`."""
+        self.module.weight.copy_(weight_D * (weight_D.numel() * size))
+        self.module.bias.fill_(constant)
+
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Its parameters with their names."""
         return list(self.module.named_parameters())

@@ -30,9 +30,9 @@ __all__ = [
     "customised",
     "evaluate",
     "parse",
+    "sample",
     "train_dpo",
     "train_reward_model",
-    "sample",
     "train_rl",
     "train_sft",
 ]

@@ -167,13 +167,14 @@ class RewardFunctionConfig(Settings):
     """One reward function. A bare string is short for `{function: …}`."""
 
     function: str
-    """exact_match, regex, math_verify, reasoning_gym, path/to/file.py:function or package.module:function."""
+    """exact_match, regex, math_verify, reasoning_gym, path/to/file.py:function or package.module:function; or a reward model:
+    its folder, the run folder of `ventaja reward`, or a hub id."""
     name: str | None = Field(None, min_length=1)
     """What it is reported under, as rewards/NAME; its own name if unset. No two rewards may share one."""
     weight: float = 1.0
     """Its weight in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of a built-in, e.g. {pattern: …} for regex."""
+    """Keyword arguments of a built-in, e.g. {pattern: …} for regex; of a reward model see docs/reward-models.md."""
     steps: str | dict[str, str] | None = None
     """Judge an answer's steps, each on its own: line, sentence, turn, {tag: step} for what stands in <step>…</step>, or
     file.py:function for a function of your own, text → [(start, end), …]."""
@@ -320,7 +321,7 @@ class CriticConfig(Settings):
 
     model: str | None = Field(None, min_length=1)
     """A model of its own that values are read from, trained in full: a short name, a folder or a hub id, with the
-    policy's tokenizer. Unset: they are read from the policy's last hidden states, with no forward pass of their own."""
+    policy's tokenizer. A reward model's folder begins with its rewards as values. Unset: they are read from the policy's last hidden states, with no forward pass of their own."""
     initial_value: float = Field(0.0, allow_inf_nan=False)
     """What every value is at first: a reward that is usual at the run's beginning."""
     head_learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ventaja import functional as F
 from ventaja.errors import ConfigError
-from ventaja.models import Policy, TokenScores
+from ventaja.models import Policy, ScoreHead, TokenScores
+from ventaja.models.load import is_reward_model, resolve_model
+from ventaja.models.reward import load_critic
 from ventaja.training.batch import Batch, Row
 from ventaja.training.config import AdamWConfig, CriticConfig, ModelConfig, OptimiserConfig
 from ventaja.training.learner import Learner, Term
@@ -111,7 +113,13 @@ def make_critic(
     learner = policy
     if config.model is not None:
         own = model.model_copy(update={"name": config.model, "lora": None, "chat_template": None})
-        network = load_model(own, folder, precision="float32")
+        judge = None
+        if folder is None and is_reward_model(resolve_model(config.model)):
+            network, judge = load_critic(
+                config.model, device=own.device, trust_remote_code=own.trust_remote_code, cpu=own.cpu
+            )
+        else:
+            network = load_model(own, folder, precision="float32")
         check_same_tokens(network, policy.network)
         optimiser = OptimiserConfig.model_validate(
             config.optimiser.model_dump()
@@ -119,8 +127,24 @@ def make_critic(
         )
         total = policy.optimiser.total_updates
         learner = Learner(network, optimiser, compute=compute, total_updates=total, note=note)
+        if judge is not None:
+            _take_over(learner, judge, head, initial_value=config.initial_value)
+            return Critic(learner=learner, config=config)
     learner.learn_values(head, initial_value=config.initial_value)
     return Critic(learner=learner, config=config)
+
+
+def _take_over(learner: Learner, judge: ScoreHead, config: AdamWConfig, *, initial_value: float) -> None:
+    """Begin with the values that a reward model gives: its score less the line, from every token on.
+
+    A value head brings each hidden state to one size and a score head does not, so the values are near its rewards and not
+    equal to them; where hidden states have all one size, as after a norm without weights, they are.
+    """
+    head = learner.network.add_value_head(initial_value=initial_value)
+    head.begin_from(
+        judge.folded().mean(dim=0), size=judge.size, constant=initial_value - float(judge.line_E.mean())
+    )
+    learner.learn_head(head, config)
 
 
 def check_same_tokens(critic: Policy, policy: Policy) -> None:

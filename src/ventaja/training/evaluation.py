@@ -21,6 +21,7 @@ from ventaja.training.clock import Clock
 from ventaja.training.config import EvaluationConfig
 from ventaja.training.joints import make_engine, make_environment
 from ventaja.training.model import load_model
+from ventaja.training.model_reward import meet_all
 from ventaja.training.prompts import Rendered, left_out_note, render_all, room_note
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -83,6 +84,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Eva
     with loading(config.model.name, console):
         environment = make_environment(config)
         policy = load_model(config.model)
+        meet_all(getattr(environment, "rewards", ()), policy.tokenizer, policy=policy.name)
         engine = make_engine(config.engine, policy)
     limit = config.data.max_prompt_tokens if config.data else None
     problems = render_all(policy, environment.prompts, max_prompt_tokens=limit)

@@ -22,6 +22,7 @@ from ventaja.training.config import (
     changed_settings,
 )
 from ventaja.training.data import training_prompts
+from ventaja.training.model_reward import is_model, load_model_reward
 
 
 def make_engine(config: EngineConfig, policy: Policy) -> Engine:
@@ -82,7 +83,7 @@ def load_rewards(config: RewardConfig, source: str | tuple[MixedSourceConfig, ..
         # All of them must be tasks: the first that is none says what is missing.
         return default_rewards(next((name for name in names if not name.startswith(GENERATED)), names[0]))
     return tuple(
-        load_reward(f.function, name=f.name, options=f.options, weight=f.weight, steps=f.steps)
+        make_reward(f.function, name=f.name, options=f.options, weight=f.weight, steps=f.steps)
         for f in config.functions
     )
 
@@ -103,6 +104,18 @@ def check_gold(name: str, rewards: Sequence[Reward]) -> None:
         raise ConfigError(
             "reward.gold: it is compared with what is learned from, and no other function has a weight."
         )
+
+
+def make_reward(
+    function: Any, *, name: str | None, weight: float, options: Mapping[str, Any], steps: Any = None
+) -> Reward:
+    """A reward by its function, a function's name, or the folder of a reward model.
+
+    Raises ConfigError or ModelError if there is none.
+    """
+    if is_model(function):
+        return load_model_reward(function, name=name, weight=weight, options=options, steps=steps)
+    return load_reward(function, name=name, weight=weight, options=options, steps=steps)
 
 
 def check_engine(engine: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ventaja.errors import ConfigError, DataError
-from ventaja.models import JudgedTokens, Policy, judged_tokens
+from ventaja.models import JudgedTokens, Policy, judged_tokens, render_prompt
 from ventaja.models.judged import longest
 from ventaja.rankings import read_rankings
 from ventaja.records import Answer, Prompt, Ranking
@@ -144,10 +144,15 @@ def tokenise(network: Policy, rankings: Iterable[Ranking], *, max_tokens: int | 
     limit = longest(network, max_tokens)
     result = Tokenised()
     by_prompt: dict[object, list[tuple[Ranking, list[JudgedTokens]]]] = {}
+    rendered: dict[str, tuple[int, ...]] = {}
     for ranking in rankings:
         try:
+            content = repr(ranking.prompt.content)
+            if content not in rendered:
+                rendered[content] = render_prompt(network.tokenizer, ranking.prompt)
             read = [
-                judged_tokens(network, ranking.prompt, answer, max_tokens=limit) for answer in ranking.answers
+                judged_tokens(network, ranking.prompt, answer, max_tokens=limit, prompt_ids=rendered[content])
+                for answer in ranking.answers
             ]
         except DataError as error:
             result.unused.append(Unused(ranking=ranking, reason=str(error)))

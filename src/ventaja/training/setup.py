@@ -21,6 +21,7 @@ from ventaja.training.evaluation import full_marks, measure
 from ventaja.training.joints import check_engine, check_environment, make_engine, make_environment
 from ventaja.training.learner import Learner
 from ventaja.training.model import load_model
+from ventaja.training.model_reward import meet_all
 from ventaja.training.notes import CUT_SAMPLING, Notes
 from ventaja.training.optimiser import Optimiser
 from ventaja.training.prompts import PromptStream, Rendered, left_out_note, render_all, room_note
@@ -78,6 +79,7 @@ class RlRun:
             raise ConfigError("eval: every prompt is also held out, so none is left to train on.")
         start = Start.of(config)
         network = start.load(config)
+        meet_all(getattr(environment, "rewards", ()), network.tokenizer, policy=network.name)
         longest = config.data.max_prompt_tokens if config.data else None
         prompts = render_all(network, asked, max_prompt_tokens=longest)
         problems = render_all(network, held_out, max_prompt_tokens=longest) if held_out else None

@@ -40,6 +40,8 @@ CHARTS = (
     Chart(title="Accuracy on held-out prompts", metrics=("eval/accuracy_sampled", "eval/accuracy_greedy")),
     Chart(title="Loss", metrics=("loss",)),
     Chart(title="Held-out loss", metrics=("eval/loss",)),
+    Chart(title="Pairs of answers in the raters' order", metrics=("accuracy", "eval/accuracy")),
+    Chart(title="Kendall's τ on held-out rankings", metrics=("eval/kendall_tau",)),
     Chart(title="KL to the reference", metrics=("kl",)),
     Chart(title="Entropy", metrics=("entropy",)),
     Chart(title="Variance of returns that the critic explains", metrics=("value/explained_variance",)),
@@ -194,8 +196,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
         )
 
 
-def dress(axes: Axes) -> None:
-    """The look of all pictures."""
+def dress(axes: Axes, *, whole: bool = True) -> None:
+    """What all of a report's pictures look like; with `whole` only whole numbers stand along the bottom."""
     from matplotlib.ticker import MaxNLocator
 
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
@@ -203,7 +205,7 @@ def dress(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#999999")
     axes.tick_params(length=0, labelsize=8, colors="#555555")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=6))
     axes.margins(x=0.02)
 
 

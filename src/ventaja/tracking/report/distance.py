@@ -85,7 +85,7 @@ def draw_distance(axes: Axes, metrics: Sequence[Mapping[str, Any]], gold: str | 
         _, where = min(costs)
         axes.axvline(where, color="#999999", linewidth=0.8, linestyle="--")
         said.append(f"The dashed line is the best checkpoint by held-out {gold}, at √KL {where:.2f}.")
-    dress(axes)
+    dress(axes, whole=False)
     axes.set_xlabel("√KL from the reference (√nats per answer)")
     axes.set_ylabel("gain, in standard deviations")
     return " ".join(said)

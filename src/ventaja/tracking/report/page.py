@@ -11,6 +11,7 @@ from ventaja.tracking.folder import RunFolder
 from ventaja.tracking.report.curves import curves_section
 from ventaja.tracking.report.distance import distance_section
 from ventaja.tracking.report.markup import as_value, escaped
+from ventaja.tracking.report.rankings import rankings_section
 from ventaja.tracking.report.samples import samples_section
 from ventaja.tracking.words import counted
 
@@ -28,6 +29,7 @@ def write_report(path: str | Path) -> Path:
         curves_section(metrics),
         distance_section(metrics, config),
         _last_metrics(metrics),
+        rankings_section(folder),
         samples_section(folder),
         _settings(config),
     ]
