@@ -403,7 +403,11 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(groups, message, tmp_p
         (PPO, {"entropy_target": 1.0}, "entropy_target adapts entropy_coef, which must be above 0"),
         (PPO, {"ramp_start": 0.5}, "would have no effect: ramp_tokens is 0"),
         (REINFORCE, {"lambda_": 0.9}, "would have no effect: it is GAE's, but credit is sequence"),
-        (REINFORCE, {"discount": 0.9}, "would have no effect: with credit sequence rewards are not discounted"),
+        (
+            REINFORCE,
+            {"discount": 0.9},
+            "would have no effect: with credit sequence rewards are not discounted",
+        ),
         (REINFORCE, {"critic_lambda": 0.9}, "would have no effect: there is no critic"),
         (PPO, {"kl_estimator": "exact"}, "kl in the reward is the estimate's value"),
     ],
