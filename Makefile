@@ -14,7 +14,7 @@ demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. Ab
 results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.md.
 	$(BIN)/python examples/arithmetic/results.py
 
-results-steps: $(RUN)  ## Credit by step and for the outcome, three seeds, written to docs/results-steps.md. About an hour and a half.
+results-steps: $(RUN)  ## Credit by step and for the outcome, three seeds, written to docs/results-steps.md. About three quarters of an hour.
 	$(BIN)/python examples/steps/compare.py
 
 screenshots: $(TEST)  ## The pictures of docs/ranking.md, taken by chromium (apt-get install chromium).

@@ -26,6 +26,9 @@ from ventaja.models.memory import keep_freed_memory
 from ventaja.records import Prompt, Request
 from ventaja.rollouts import LocalEngine, Sampling
 
+GRPO = {"name": "grpo", "kl": "none", "group_size": ANSWERS}
+PPO = {"name": "ppo", "kl": "none", "group_size": ANSWERS, "epochs": 1}
+
 ASKED = Prompt(id="bench", content="")
 """Of requests whose tokens say all that matters."""
 
@@ -139,19 +142,20 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return best
 
 
-def grpo(
+def whole_rounds(
     rounds: int,
     *,
     on_round: Callable[[ventaja.Run, int], None] | None = None,
     reward: Callable[..., list[float]] | None = None,
+    algorithm: dict[str, Any] = GRPO,
 ) -> dict[str, list[float]]:
-    """Whole GRPO rounds, as `ventaja.rl` runs them: the columns of their metrics. The first round warms up."""
+    """Whole rounds, as `ventaja.rl` runs them: the columns of their metrics. The first round warms up."""
     with tempfile.TemporaryDirectory() as folder:
         run = ventaja.rl(
             model="smollm2-135m",
             prompts=questions(),
             reward=reward or (lambda completion_ids, **_: spread_reward(completion_ids)),
-            algorithm={"name": "grpo", "kl": "none", "group_size": ANSWERS},
+            algorithm=algorithm,
             rounds=rounds,
             folder=Path(folder) / "run",
             sampling={"max_tokens": MAX_TOKENS},
@@ -175,7 +179,7 @@ def rounds(repeats: int, algorithm_skip: bool) -> None:
             scores = [0.0 if (i // ANSWERS) % 2 else score for i, score in enumerate(scores)]
         return scores
 
-    columns = grpo(repeats + 1, reward=reward)
+    columns = whole_rounds(repeats + 1, reward=reward)
     parts = {n.split("/")[1]: c[1:] for n, c in columns.items() if n.startswith("seconds/")}
     emit(seconds=seconds(columns)[1:], parts=parts, skipped=columns["frac_reward_zero_std"][1:])
 
@@ -193,7 +197,7 @@ def parts(repeats: int) -> None:
         if number < len(order) and order[number] in PARTS:
             block.enter_context(PARTS[order[number]]())
 
-    columns = grpo(len(order), on_round=switch)
+    columns = whole_rounds(len(order), on_round=switch)
     cost = [s / n for s, n in zip(seconds(columns), columns["completions/mean_length"], strict=True)]
     ratios = {
         part: [
@@ -206,6 +210,20 @@ def parts(repeats: int) -> None:
         for part in PARTS
     }
     emit(ratios=ratios, all=[s for s, name in zip(seconds(columns), order, strict=True) if name == "all"])
+
+
+def critic(repeats: int) -> None:
+    """Rounds of PPO and of GRPO with the same prompts, as many answers and as many optimiser steps: seconds per 1,000 tokens,
+    by the steps in a round."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for steps in (1, 4):
+        for _ in range(2):  # alternating
+            for name, algorithm in (("grpo", GRPO), ("ppo", PPO)):
+                columns = whole_rounds(repeats + 1, algorithm={**algorithm, "minibatches": steps})
+                tokens = [PROMPTS * ANSWERS * length for length in columns["completions/mean_length"]]
+                cost = [1000 * s / t for s, t in zip(seconds(columns), tokens, strict=True)][1:]
+                found.setdefault(str(steps), {}).setdefault(name, []).extend(cost)
+    emit(**{f"steps_{steps}": by_name for steps, by_name in found.items()})
 
 
 def neighbour(repeats: int) -> None:
@@ -224,7 +242,7 @@ def neighbour(repeats: int) -> None:
             come()
 
     try:
-        columns = grpo(2 * repeats + 1, on_round=on_round)
+        columns = whole_rounds(2 * repeats + 1, on_round=on_round)
     finally:
         go()
     lengths, sampled = columns["completions/mean_length"], columns["seconds/sampling"]
@@ -334,6 +352,7 @@ def main() -> None:
             "growth",
             "parts",
             "neighbour",
+            "critic",
         ],
     )
     parser.add_argument("--repeats", type=int, default=5)
@@ -348,7 +367,13 @@ def main() -> None:
     elif arguments.what.startswith("round"):
         rounds(arguments.repeats, arguments.what == "round-skipping")
     else:
-        what = {"sampling": sampling, "training": training, "parts": parts, "neighbour": neighbour}
+        what = {
+            "sampling": sampling,
+            "training": training,
+            "parts": parts,
+            "neighbour": neighbour,
+            "critic": critic,
+        }
         what[arguments.what](arguments.repeats)
 
 

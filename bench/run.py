@@ -51,6 +51,7 @@ def main() -> None:
         results["vllm"] = vllm(peers[1], prompts, results["sampling"]["precision"], arguments.repeats)
     results["parts"] = ours("parts", repeats=3)
     results["neighbour"] = ours("neighbour", repeats=3)
+    results["critic"] = ours("critic", repeats=4)
     results["rounds"] = rounds(
         peers[0] if peers else None,
         results["sampling"]["precision"],
@@ -312,6 +313,7 @@ def section(results: dict[str, Any]) -> list[str]:
         ),
         *without_each_part(results),
         *beside_a_neighbour(results),
+        *with_a_critic(results),
     ]
 
 
@@ -327,6 +329,27 @@ def without_each_part(results: dict[str, Any]) -> list[str]:
         "|---|---|",
         *(f"| {part} | {median(ratios):.2f}× |" for part, ratios in results["parts"]["ratios"].items()),
     ]
+
+
+def with_a_critic(results: dict[str, Any]) -> list[str]:
+    """What PPO's critic costs."""
+    if not (found := results.get("critic")):
+        return []
+    lines = [
+        "",
+        "## A round of PPO beside one of GRPO",
+        "",
+        "The same prompts, as many answers each and as many optimiser steps; median seconds of a round per 1,000 sampled tokens. PPO's "
+        "values come from a head on the policy, in the passes that are made anyway; with one step GRPO needs no pass before it, "
+        "and PPO one for its values.",
+        "",
+        "| steps in a round | GRPO | PPO | ratio |",
+        "|---|---|---|---|",
+    ]
+    for name, by_algorithm in found.items():
+        grpo, ppo = median(by_algorithm["grpo"]), median(by_algorithm["ppo"])
+        lines.append(f"| {name.removeprefix('steps_')} | {grpo:.2f} s | {ppo:.2f} s | {ppo / grpo:.2f}× |")
+    return lines
 
 
 def beside_a_neighbour(results: dict[str, Any]) -> list[str]:

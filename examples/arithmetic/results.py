@@ -1,4 +1,5 @@
-"""`make results`: the demo for three seeds. Writes docs/results.md and the reward curves' picture."""
+"""`make results`: the demo for three seeds, and PPO and REINFORCE from the same starts. Writes docs/results.md and the reward
+curves' pictures."""
 
 from __future__ import annotations
 
@@ -6,17 +7,22 @@ import argparse
 import platform
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import transformers
 from rich.console import Console
-from task import Outcome, read, run_task
+from task import Outcome, Tuned, read, run_other, run_task
 
+from ventaja import Run
 from ventaja.cli import prepare_process
 from ventaja.tracking import reward_curve_svg
 
 SEEDS = (0, 1, 2)
+OTHERS = ("ppo", "reinforce")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -29,18 +35,27 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     outcomes: dict[int, Outcome] = {}
     seconds: dict[int, float] = {}
+    others: dict[int, dict[str, Tuned]] = {}
     for seed in SEEDS:
         console.rule(f"seed {seed}")
         start = time.perf_counter()
         outcomes[seed] = run_task(folder / f"seed-{seed}", seed=seed, console=console)
         seconds[seed] = time.perf_counter() - start
+        others[seed] = {
+            name: run_other(name, outcomes[seed], folder / f"seed-{seed}", seed=seed, console=console)
+            for name in OTHERS
+        }
     reward_curve_svg({f"seed {seed}": o.rl for seed, o in outcomes.items()}, DOCS / "reward_curve.svg")
-    (DOCS / "results.md").write_text(page(outcomes, seconds))
+    compared = {"grpo": [o.rl for o in outcomes.values()]} | {
+        name: [others[seed][name].run for seed in SEEDS] for name in OTHERS
+    }
+    reward_curve_svg({name: MeanOf(runs) for name, runs in compared.items()}, DOCS / "algorithms_curve.svg")
+    (DOCS / "results.md").write_text("\n".join([*page(outcomes, seconds), *comparison(outcomes, others)]))
     console.print(f"Wrote {DOCS / 'results.md'}")
 
 
-def page(outcomes: dict[int, Outcome], seconds: dict[int, float]) -> str:
-    """docs/results.md: what was run, where, and the figures as they came."""
+def page(outcomes: dict[int, Outcome], seconds: dict[int, float]) -> list[str]:
+    """What was run, where, and the figures as they came."""
     rl = read("rl.yaml")
     first = next(iter(outcomes.values()))
     lines = [
@@ -102,7 +117,59 @@ def page(outcomes: dict[int, Outcome], seconds: dict[int, float]) -> str:
         "![Reward per round](reward_curve.svg)",
         "",
     ]
-    return "\n".join(lines)
+    return lines
+
+
+def comparison(outcomes: dict[int, Outcome], others: dict[int, dict[str, Tuned]]) -> list[str]:
+    """GRPO beside the others."""
+    tuned = {
+        seed: {"grpo": Tuned(outcomes[seed].rl, outcomes[seed].after_rl), **others[seed]} for seed in outcomes
+    }
+    files = {name: read(f"{name}.yaml") for name in OTHERS}
+    parts = "; ".join(
+        f"{name.upper()} ({', '.join(f'{part} {value}' for part, value in values['algorithm'].items() if part != 'name')}; "
+        f"{values['run']['rounds']} rounds)"
+        for name, values in files.items()
+    )
+    lines = [
+        "## PPO and REINFORCE from the same starts",
+        "",
+        f"The same supervised start, prompts, answers a round, answers a prompt and learning rate; beside GRPO, {parts}. "
+        "Minutes are those of the rounds: sampling, judging and training. What else differs from the rows of "
+        "`ventaja algorithms` is in `examples/arithmetic/ppo.yaml` and `reinforce.yaml`.",
+        "",
+        "| seed | algorithm | sampled | greedy | RL added, sampled | minutes | of GRPO's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for seed, by_name in tuned.items():
+        for name, one in by_name.items():
+            gain = (one.after.accuracy_sampled - outcomes[seed].after_sft.accuracy_sampled) * 100
+            lines.append(
+                f"| {seed} | {name} | {one.after.accuracy_sampled:.1%} | {one.after.accuracy_greedy:.1%} | {gain:+.1f} points | "
+                f"{one.minutes:.1f} | {one.minutes / by_name['grpo'].minutes:.2f} |"
+            )
+    explained = [others[seed]["ppo"].run.column("value/explained_variance") for seed in others]
+    lines += [
+        "",
+        f"What PPO's critic explains of the variance of the returns, in its last five rounds, by seed: "
+        f"{', '.join(f'{fmean(values[-5:]):.0%}' for values in explained)}.",
+        "",
+        "Reward per round, mean over the seeds:",
+        "",
+        "![Reward per round, by algorithm](algorithms_curve.svg)",
+        "",
+    ]
+    return lines
+
+
+@dataclass(frozen=True)
+class MeanOf:
+    """The mean of several runs' columns, as a picture takes them."""
+
+    runs: Sequence[Run]
+
+    def column(self, name: str) -> list[float]:
+        return [fmean(values) for values in zip(*(run.column(name) for run in self.runs), strict=True)]
 
 
 if __name__ == "__main__":

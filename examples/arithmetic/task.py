@@ -1,4 +1,5 @@
-"""The demo's run, shared by `make demo` and `make results`: supervised start, GRPO, and their measurement."""
+"""The demo's run, shared by `make demo` and `make results`: supervised start, GRPO, and their measurement; and the same
+start tuned by other algorithms."""
 
 from __future__ import annotations
 
@@ -52,6 +53,35 @@ def run_task(folder: Path, *, seed: int, console: Console | None = None) -> Outc
     rl_values = _with(read("rl.yaml"), rl_folder, seed) | {"model": str(sft_folder)}
     rl = train_rl(parse(RlConfig, rl_values), console=console)
     return Outcome(base, after_sft, measure(str(rl_folder), console), sft, rl)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One algorithm's run from the demo's supervised start, and where it landed."""
+
+    run: Run
+    after: Evaluation
+
+    @property
+    def minutes(self) -> float:
+        """What its rounds took: sampling, judging and training."""
+        parts = (self.run.column(f"seconds/{part}") for part in ("sampling", "judging", "training"))
+        return sum(map(sum, parts)) / 60
+
+
+def run_other(name: str, outcome: Outcome, folder: Path, *, seed: int, console: Console) -> Tuned:
+    """What `NAME.yaml` beside this file changes in rl.yaml, from the supervised start of `outcome`."""
+    console.rule(f"Reinforcement learning: {name.upper()}")
+    values, changes = read("rl.yaml"), read(f"{name}.yaml")
+    values |= {group: _over(values.get(group, {}), change) for group, change in changes.items()}
+    values = _with(values, folder / name, seed) | {"model": str(outcome.sft.path)}
+    run = train_rl(parse(RlConfig, values), console=console)
+    return Tuned(run, measure(str(folder / name), console))
+
+
+def _over(values: dict, changes: dict) -> dict:
+    # another algorithm's parts are not those of rl.yaml
+    return changes if "name" in changes else values | changes
 
 
 def measure(model: str, console: Console) -> Evaluation:

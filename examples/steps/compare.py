@@ -41,7 +41,7 @@ WAYS: Mapping[str, tuple[str, dict[str, float]]] = {
 
 
 @dataclass(frozen=True)
-class Columns:
+class MeanOf:
     """The mean of several runs' columns, as a picture takes them."""
 
     runs: Sequence[Run]
@@ -80,7 +80,7 @@ def main() -> None:
             )
             runs.setdefault(way, []).append(train_rl(parse(RlConfig, values), console=console))
     reward_curve_svg(
-        {way: Columns(those) for way, those in runs.items()}, arguments.docs / "steps_curve.svg", metric=RIGHT
+        {way: MeanOf(those) for way, those in runs.items()}, arguments.docs / "steps_curve.svg", metric=RIGHT
     )
     page = results(runs, arguments.seeds, time.perf_counter() - seconds)
     (arguments.docs / "results-steps.md").write_text(page)
