@@ -327,9 +327,7 @@ def test_gae_over_steps_by_hand():
 @given(episodes(), st.sampled_from([1.0, 0.9]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_where_every_choice_is_a_step_it_is_gae_over_tokens(episode, discount, lambda_):
     how = {"discount": discount, "lambda_": lambda_}
-    assert_close(
-        gae_over_actions(*episode, counts_BT=episode[3], **how), gae_over_actions(*episode, **how)
-    )
+    assert_close(gae_over_actions(*episode, counts_BT=episode[3], **how), gae_over_actions(*episode, **how))
 
 
 def test_lambda_by_length():
