@@ -50,6 +50,16 @@ def test_rewards_from_here_on():
     assert algorithm_bias(to_go, POLICY, REWARD_N).relative < 1e-6
 
 
+def test_a_minibatch_that_is_the_round_is_whitened_as_the_round_is():
+    by_round = replace(PPO_CLIP, epochs=1, minibatches=1, group_size=2, **PLAIN)
+    found, expected = (
+        algorithm_bias(replace(by_round, scale=scale), POLICY, REWARD_N)
+        for scale in ("minibatch_std", "batch_std")
+    )
+    assert expected.relative > 0.1  # whitening two answers is another objective
+    assert_close(found.expected, expected.expected, **CLOSE)
+
+
 # A critic ---------------------------------------------------------------------------------------------------
 
 GAE = replace(PPO, scale="none", epochs=1, minibatches=1, **PLAIN)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny_task import begun, completion, group, llama, metrics, model_folder, names, policy, run_rl
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ventaja import functional as F
-from ventaja.errors import ConfigError, RunError
+from ventaja.errors import ConfigError, ModelError, RunError
 from ventaja.models import Wanted, load_policy
 from ventaja.records import Given, Group, Judgement, Prompt, StopReason, Trajectory
 from ventaja.training import RlConfig, parse
@@ -286,7 +286,8 @@ def test_in_the_warm_up_the_critic_learns_and_the_policy_stays(model, tmp_path):
     (line,) = metrics(tmp_path / "run")
     assert line["updates"] == 0
     assert line["value/loss"] > 0
-    assert "trained alone at first, for 1 rounds: the policy stays" in notes[0]
+    assert line["frac_tokens_trained"] == 0
+    assert "trained alone at first, for 1 round: the policy stays" in notes[0]
 
 
 def test_a_gate_holds_the_policy_until_values_explain_enough(model, tmp_path):
@@ -298,6 +299,34 @@ def test_a_gate_holds_the_policy_until_values_explain_enough(model, tmp_path):
     made = begun(tmp_path / "open", model, algorithm={"name": "ppo"}, critic={"min_explained_variance": -9.0})
     assert begin(made, 1).policy_moves
     assert made.state.critic_is_ready  # and stays so
+
+
+def test_at_a_shut_gate_the_critic_learns_returns_and_no_guess_of_its_own(model, tmp_path):
+    # with λ = 0 the targets are the next values: a constant that was never right would explain them nearly all
+    parts = {"algorithm": {"name": "ppo", "critic_lambda": 0.0}}
+    ended = {"bootstrap_truncated": False, "initial_value": 3.0}
+    shut = begun(tmp_path / "shut", model, **parts, critic={**ended, "min_explained_variance": 0.5})
+    open_ = begun(tmp_path / "open", model, **parts, critic=ended)
+    made = begin(shut, 1)
+    columns, chosen = made.batch.columns, made.batch.is_action_ST
+    assert not made.policy_moves
+    assert_close(columns["value_target"][chosen], F.returns_to_go(columns["token_reward"])[chosen])
+    assert begin(open_, 1).batch.columns["value_target"][0, 0] == 3.0
+
+
+def test_the_weights_of_kl_and_entropy_stay_while_the_policy_stays(model, tmp_path):
+    made = begun(
+        tmp_path / "run", model, critic={"warmup_rounds": 2},
+        algorithm={"name": "ppo", "kl_target": 0.1, "entropy_coef": 0.01, "entropy_target": 9.0},
+    )  # fmt: skip
+    play(made)
+    lines = metrics(tmp_path / "run")
+    assert [line["updates"] > 0 for line in lines] == [False, False, True]
+    # each line has what the round's updates had; the third round is the first that moves them
+    assert [line["kl_coef"] for line in lines] == [0.05] * 3
+    assert [line["entropy_coef"] for line in lines] == [0.01] * 3
+    assert made.state.kl_coef != 0.05
+    assert made.state.entropy_coef == pytest.approx(0.0102)
 
 
 def test_a_critic_of_its_own_is_saved_beside_an_ordinary_policy(model, tmp_path):
@@ -368,6 +397,19 @@ def test_minibatches_by_their_size_and_of_single_answers(model, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("prompts", "group_size", "size", "updates"),
+    [(12, 1, 4, 3), (256, 4, 16, 64)],  # 12 / 4, and 1024 / 16
+)
+def test_how_many_updates_a_size_makes(prompts, group_size, size, updates, tmp_path):
+    from tiny_task import rl_values
+
+    values = rl_values(tmp_path, tmp_path, run={"completions_per_round": prompts * group_size})
+    values["algorithm"] = {"name": "ppo", "group_size": group_size, "minibatch_size": size, "epochs": 1}
+    chosen = parse(RlConfig, values).chosen_algorithm()
+    assert (chosen.minibatches, chosen.updates_per_round) == (updates, updates)
+
+
+@pytest.mark.parametrize(
     ("groups", "message"),
     [
         ({"algorithm": {"minibatch_size": 5}}, "completions_per_round (16) must be a multiple of algorithm.minibatch_size (5)"),
@@ -381,6 +423,9 @@ def test_minibatches_by_their_size_and_of_single_answers(model, tmp_path):
         ({"critic": {"model": "m", "through_trunk": True}}, "through_trunk would have no effect"),
         ({"critic": {"optimiser": {"learning_rate": 0.1}}}, "optimiser.learning_rate would have no effect"),
         ({"critic": {"clip": 0.0}}, "critic.clip: must be above 0"),
+        ({"critic": {"bootstrap_truncated": False}, "reward": {"truncated": "mask"}}, "critic.bootstrap_truncated would have no effect"),
+        # 1 − 1/(0.05 · 400) = 0.95, which is lambda_
+        ({"algorithm": {"adaptive_lambda": 0.05}, "sampling": {"max_tokens": 400}}, "algorithm.adaptive_lambda (0.05) would have no effect"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_is_loaded(groups, message, tmp_path):
@@ -430,6 +475,39 @@ def test_a_critic_of_another_tokenizer(model, tmp_path):
         begun(tmp_path / "run", model, algorithm={"name": "ppo"}, critic={"model": str(other)})
     assert not (tmp_path / "run").exists() or not names(tmp_path / "run")
     shutil.rmtree(other)
+
+
+def test_a_longer_answer_lets_lambda_adapt(tmp_path):
+    from tiny_task import rl_values
+
+    values = rl_values(tmp_path, tmp_path, sampling={"max_tokens": 401})
+    parse(RlConfig, {**values, "algorithm": {"name": "ppo", "adaptive_lambda": 0.05}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"vocab_size": 20}, "has weights for 20 tokens, but its tokenizer has 32"),
+        (
+            {"max_position_embeddings": 11},
+            "takes 11 tokens, prompt included, and answers here may end only at 12",
+        ),
+    ],
+)
+def test_a_critic_that_could_not_read_all_that_is_written(changed, message, model, tmp_path):
+    other = model_folder(tmp_path / "other")
+    configuration = AutoConfig.from_pretrained(other, **changed)
+    AutoModelForCausalLM.from_config(configuration).save_pretrained(other)
+    # "say c???" is the longest prompt, with 8 tokens, and an answer has 4
+    with pytest.raises(ConfigError, match=message):
+        begun(tmp_path / "run", model, algorithm={"name": "ppo"}, critic={"model": str(other)})
+    assert not names(tmp_path / "run")
+
+
+def test_a_critic_that_is_not_there(model, tmp_path):
+    with pytest.raises(ModelError, match="critic.model: model .*nowhere' does not exist"):
+        begun(tmp_path / "run", model, algorithm={"name": "ppo"}, critic={"model": str(tmp_path / "nowhere")})
+    assert not names(tmp_path / "run")
 
 
 def test_values_that_are_not_finite_stop_the_run_before_it_learns_from_them(model, tmp_path):

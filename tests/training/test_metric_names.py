@@ -10,10 +10,11 @@ from test_reward_model import dpo, reward
 from tiny_task import run_rl, run_sft
 
 from ventaja import log_metric
-from ventaja.tracking import EVAL_COLUMNS, RANKING_COLUMNS, RL_COLUMNS, SFT_COLUMNS
+from ventaja.tracking import EVAL_COLUMNS, RANKING_COLUMNS, RL_COLUMNS, SFT_COLUMNS, Run
 from ventaja.tracking.report.curves import CHARTS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "metrics.md").read_text()
 NAMED = ("rewards", "reward_metrics")
 
 
@@ -42,8 +43,8 @@ def documented() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
-    """What runs record, with every part turned on that has a metric of its own."""
+def made(model, tmp_path_factory) -> dict[str, list[Run]]:
+    """Runs with every part turned on that has a metric of its own."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "held_out.jsonl").write_text('{"prompt": "say z"}\n{"prompt": "say y"}\n')
     (folder / "examples.jsonl").write_text('{"prompt": "say z:", "completion": "aa"}\n')
@@ -52,7 +53,7 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
     }  # fmt: skip
     bfloat16 = {"precision": "bfloat16"}
     many = {"rounds": 2, "completions_per_round": 32}
-    runs = {
+    return {
         "rl": [
             run_rl(
                 folder / "dapo", model, judge=first_half, model=bfloat16, algorithm=parts, run=many,
@@ -78,14 +79,28 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
             dpo(folder / "dpo", model, run={"updates": 1}),
         ],
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(made) -> dict[str, set[str]]:
+    """What they record."""
     return {
-        kind: {general(name) for run in made for line in run.metrics for name in line}
-        for kind, made in runs.items()
+        kind: {general(name) for run in runs for line in run.metrics for name in line}
+        for kind, runs in made.items()
     }
 
 
 def test_the_page_lists_what_is_recorded_and_nothing_else(recorded) -> None:
     assert documented() == recorded["rl"] | recorded["sft"] | recorded["rankings"]
+
+
+def test_the_page_about_runs_lists_the_columns_of_rollouts_and_no_others(made) -> None:
+    page = (DOCS / "runs.md").read_text()
+    table = page[page.index("## The Parquet columns") : page.index("## What a checkpoint holds")]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    written = {name for run in made["rl"] for name in run.rollout_table(1).column_names}
+    assert listed == written
 
 
 def test_what_is_shown_is_recorded(recorded) -> None:

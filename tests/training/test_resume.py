@@ -60,7 +60,29 @@ VARIANTS = {
             "optimiser": {"learning_rate": 1e-3},
         },
     },
+    # the gate opens in round 3, and later rounds alone would not open it again; both weights adapt from there on
+    "gate": {
+        "algorithm": {
+            "name": "ppo",
+            "group_size": 4,
+            "minibatches": 2,
+            "kl_target": 0.01,
+            "entropy_coef": 1e-3,
+            "entropy_target": 2.0,
+        },
+        "critic": {"min_explained_variance": 0.01, "head_learning_rate": 0.01},
+    },
     "greedy": {"algorithm": {"name": "remax", "group_size": 4}},
+    # what greedy answers earned is kept with a round that is left in the middle
+    "greedy, several updates": {
+        "algorithm": {
+            "name": "remax",
+            "group_size": 4,
+            "ratio": "token",
+            "minibatches": 2,
+            "shuffle": "trajectories",
+        }
+    },
     "dapo": {"algorithm": {"name": "dapo", "group_size": 4}},
     # adapters, and the model without them as the reference; old log-probs of its own
     "lora": {
@@ -176,7 +198,10 @@ def test_a_run_may_go_on_without_what_makes_it_fast(whole, model, tmp_path, monk
         ("warm-up", 1, 7),  # in its second round
         ("warm-up", 1, 11),  # after it
         ("critic of its own", 1, 12),  # the policy's step of update 6 is made, and its critic's not
+        ("gate", 1, 6),  # while it is shut
+        ("gate", 1, 14),  # once it is open
         ("greedy", 1, 3),
+        ("greedy, several updates", 1, 4),
         ("lora", 1, 19),
         ("bfloat16", 1, 6),
         ("plain", 1, 3),
@@ -189,6 +214,12 @@ def test_killed_in_the_middle(variant, every, dies_at, whole, model, tmp_path, m
             run(tmp_path / "run", model, variant, every=every)
     run(tmp_path / "run", model, variant, resume=True)
     assert_same_run(tmp_path / "run", whole(variant))
+
+
+def test_the_gate_of_these_runs_opens_once_on_their_way(whole):
+    lines = metrics(whole("gate"))
+    assert [line["updates"] > 0 for line in lines] == [False, False, True, True, True]
+    assert max(line["value/explained_variance"] for line in lines[3:]) < 0.01
 
 
 def test_killed_before_the_first_checkpoint(whole, model, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def algorithm_bias(
     # Loaded when used: with the models' code, which a study of the equations alone has no use for.
     from ventaja.models import TokenScores
     from ventaja.training.batch import Batch, Sample
-    from ventaja.training.credit import credit
+    from ventaja.training.credit import credit, whitened
     from ventaja.training.objective import PolicyObjective, token_weights
 
     if algorithm.kl != "none" or algorithm.entropy_coef:
@@ -71,6 +71,8 @@ def algorithm_bias(
             greedy = reward_N[(behaviour or policy).greedy()]
             batch = batch.with_columns(greedy_reward=greedy.expand_as(reward_GT))
         batch = credit(batch, algorithm)
+        if algorithm.scale == "minibatch_std":
+            batch = whitened(batch, range(size))
         (row,) = batch.rows(range(size), max_tokens=size * length + 1)
         scores = TokenScores(logprob_NT[index_G][row.sequence_M, row.time_M], None)
         loss_M, _ = PolicyObjective(algorithm, batch, kl_coef=0.0)(row, scores)

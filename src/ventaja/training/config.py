@@ -320,8 +320,9 @@ class CriticConfig(Settings):
     """The critic, where algorithm.baseline is `critic`: a value for each token, learned beside the policy."""
 
     model: str | None = Field(None, min_length=1)
-    """A model of its own that values are read from, trained in full: a short name, a folder or a hub id, with the
-    policy's tokenizer. A reward model's folder begins with its rewards as values. Unset: they are read from the policy's last hidden states, with no forward pass of their own."""
+    """A model of its own that values are read from, trained in full (of an adapter folder the adapters): a short name, a
+    folder or a hub id, with the policy's tokenizer. A reward model's folder begins with its rewards as values. Unset: they
+    are read from the policy's last hidden states, with no forward pass of their own."""
     initial_value: float = Field(0.0, allow_inf_nan=False)
     """What every value is at first: a reward that is usual at the run's beginning."""
     head_learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
@@ -339,7 +340,8 @@ class CriticConfig(Settings):
     warmup_rounds: int = Field(0, ge=0)
     """So many rounds at first train the critic alone, on Monte-Carlo returns; the policy stays."""
     min_explained_variance: float | None = Field(None, lt=1, allow_inf_nan=False)
-    """If set, the policy stays until the critic's values have explained this share of a new round's variance."""
+    """If set, the policy stays, and the critic learns Monte-Carlo returns, until its values have explained this share of a
+    new round's variance."""
     optimiser: AdamWConfig = AdamWConfig()
     """Of the critic. Its learning rate is that of a model of its own; rows are as long as the policy's."""
 
@@ -581,6 +583,18 @@ class RlConfig(RolloutConfig):
                 f"algorithm.group_size ({algorithm.group_size})"
             )
         _check_minibatches(algorithm, self.run.completions_per_round)
+        alpha, most = algorithm.adaptive_lambda, self.sampling.max_tokens
+        if alpha is not None and not self.environment.is_own and 1 - 1 / (alpha * most) <= algorithm.lambda_:
+            raise ValueError(
+                f"algorithm.adaptive_lambda ({alpha}) would have no effect: of {most} tokens (sampling.max_tokens) it makes λ "
+                f"{1 - 1 / (alpha * most):.3g}, and algorithm.lambda_ ({algorithm.lambda_}) is the least that λ may be. Lower "
+                "lambda_ (VAPO has 0.0), or raise adaptive_lambda"
+            )
+        if not self.critic.bootstrap_truncated and self.reward.truncated == "mask":
+            raise ValueError(
+                "critic.bootstrap_truncated would have no effect: with reward.truncated mask, answers that were cut off take "
+                "no part"
+            )
         if self.sampling.temperature == 0:
             raise ValueError(
                 "sampling.temperature must be above 0: greedy answers of a prompt are all the same"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ventaja import functional as F
-from ventaja.errors import ConfigError
+from ventaja.errors import ConfigError, ModelError
 from ventaja.models import Policy, ScoreHead, TokenScores
 from ventaja.models.load import is_reward_model, resolve_model
 from ventaja.models.reward import load_critic
@@ -42,6 +43,11 @@ class Critic:
     def warms_up(self, number: int) -> bool:
         """True of the rounds that train it alone, on Monte-Carlo returns."""
         return number <= self.config.warmup_rounds
+
+    def learns_alone(self, number: int, *, is_ready: bool) -> bool:
+        """True if the policy may have to stay in this round: what the critic learns is then no guess of its own, which its
+        values would explain too well. `is_ready` says that it was good in an earlier round."""
+        return self.warms_up(number) or (self.config.min_explained_variance is not None and not is_ready)
 
     def is_good(self, sampled: Mapping[str, float]) -> bool:
         """True if its values explain as much of a round's returns as is asked of it before the policy moves."""
@@ -105,7 +111,7 @@ def make_critic(
 ) -> Critic:
     """The critic as it begins: a head on the policy, or a learner of its own from `config.model` or the checkpoint `folder`.
 
-    Raises ConfigError if its model reads other tokens than the policy's, or another width of them.
+    Raises ModelError if its model cannot be loaded, and ConfigError if it reads other tokens than the policy's.
     """
     head = AdamWConfig.model_validate(
         config.optimiser.model_dump() | {"learning_rate": config.head_learning_rate}
@@ -114,12 +120,15 @@ def make_critic(
     if config.model is not None:
         own = model.model_copy(update={"name": config.model, "lora": None, "chat_template": None})
         judge = None
-        if folder is None and is_reward_model(resolve_model(config.model)):
-            network, judge = load_critic(
-                config.model, device=own.device, trust_remote_code=own.trust_remote_code, cpu=own.cpu
-            )
-        else:
-            network = load_model(own, folder, precision="float32")
+        try:
+            if folder is None and is_reward_model(resolve_model(config.model)):
+                network, judge = load_critic(
+                    config.model, device=own.device, trust_remote_code=own.trust_remote_code, cpu=own.cpu
+                )
+            else:
+                network = load_model(own, folder, precision="float32")
+        except ModelError as error:
+            raise ModelError(f"critic.model: {error}") from error
         check_same_tokens(network, policy.network)
         optimiser = OptimiserConfig.model_validate(
             config.optimiser.model_dump()
@@ -147,10 +156,29 @@ def _take_over(learner: Learner, judge: ScoreHead, config: AdamWConfig, *, initi
     learner.learn_head(head, config)
 
 
+def check_room(critic: Policy, policy: Policy, *, longest: int) -> None:
+    """Raises ConfigError if the critic's context ends before what the policy writes does: `longest` tokens of prompt and
+    answer, or as many as the policy's own context has."""
+    needed = min(longest, policy.context_length or longest)
+    if critic.context_length is not None and critic.context_length < needed:
+        raise ConfigError(
+            f"critic.model: {critic.name} takes {critic.context_length} tokens, prompt included, and answers here may end "
+            f"only at {needed}: it has no value for what comes later. Lower sampling.max_tokens, leave out long prompts "
+            "(data.max_prompt_tokens), or take a model with a longer context."
+        )
+
+
 def check_same_tokens(critic: Policy, policy: Policy) -> None:
-    """Raises ConfigError unless every token means the same to both."""
+    """Raises ConfigError unless every token means the same to both, and the critic has weights for each."""
     theirs, ours = critic.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
     if theirs == ours:
+        embeddings: Any = critic.causal_lm.get_input_embeddings()
+        tokens, known = max(theirs.values()) + 1, len(embeddings.weight)
+        if known < tokens:
+            raise ConfigError(
+                f"critic.model: {critic.name} has weights for {known} tokens, but its tokenizer has {tokens}, so it could "
+                "not read all that is written. Take a model that was saved with this tokenizer, or leave critic.model out."
+            )
         return
     differing = sum(theirs.get(word) != number for word, number in ours.items())
     raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ventaja.tracking import Progress
+from ventaja.tracking.words import counted
 from ventaja.training.algorithms import Algorithm
 from ventaja.training.batch import Batch
 from ventaja.training.config import RlConfig
@@ -81,7 +82,7 @@ class Notes:
             self.progress.note(f"From round {number} on the policy is trained too.")
         elif not policy_moves and self.policy_moved is None:
             limit = self.config.critic.min_explained_variance
-            until = [f"for {self.config.critic.warmup_rounds} rounds"] * bool(
+            until = [f"for {counted(self.config.critic.warmup_rounds, 'round')}"] * bool(
                 self.config.critic.warmup_rounds
             ) + [f"until value/explained_variance is above {limit}"] * (limit is not None)
             self.progress.note(

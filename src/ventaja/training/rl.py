@@ -128,7 +128,8 @@ def begin(run: RlRun, number: int) -> Round:
         scored = run.scorer.for_credit(samples, seed=run.seed(number))
         credited = credit(
             scored, algorithm,
-            running=state.running, kl_coef=state.kl_coef, monte_carlo=critic is not None and critic.warms_up(number),
+            running=state.running, kl_coef=state.kl_coef,
+            monte_carlo=critic is not None and critic.learns_alone(number, is_ready=state.critic_is_ready),
         )  # fmt: skip
         batch = run.scorer.for_updates(credited, seed=run.seed(number))
     sampled = collected_metrics(found, algorithm, full_marks=run.full_marks)
@@ -140,6 +141,8 @@ def begin(run: RlRun, number: int) -> Round:
         state.critic_is_ready = state.critic_is_ready or critic.is_good(sampled)
         policy_moves = state.critic_is_ready and not critic.warms_up(number)
         run.notes.critic_alone(number, policy_moves)
+        if not policy_moves:
+            sampled["frac_tokens_trained"] = 0.0
     state.prompts_taken = found.taken
     return Round(
         number=number, groups=found.kept, batch=batch, sampled=sampled, seconds=seconds, policy_moves=policy_moves

@@ -108,12 +108,14 @@ class State:
         return {"state": state, "tables": self.round.batch.columns, "groups": self.round.groups}
 
     def over(self, number: int, metrics: Mapping[str, float], algorithm: Algorithm) -> None:
-        """Round `number` is over, with these metrics: what adapts from round to round does so."""
-        if "kl" in metrics and algorithm.kl_target is not None:
+        """Round `number` is over, with these metrics: what adapts from round to round does so. The weights of KL and entropy
+        stay as long as the policy stays, for they move nothing then."""
+        moves = self.round is None or self.round.policy_moves
+        if moves and "kl" in metrics and algorithm.kl_target is not None:
             # β grows while the KL is above its target and shrinks below (Ziegler et al., arXiv:1909.08593, 2.2)
             error = min(max(metrics["kl"] / algorithm.kl_target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + 0.1 * error
-        if "entropy" in metrics and algorithm.entropy_target is not None:
+        if moves and "entropy" in metrics and algorithm.entropy_target is not None:
             # the same rule the other way round: the bonus grows while the entropy is below its target
             error = min(max(1 - metrics["entropy"] / algorithm.entropy_target, -0.2), 0.2)
             self.entropy_coef *= 1 + 0.1 * error

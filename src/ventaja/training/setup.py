@@ -16,6 +16,7 @@ from ventaja.rollouts import Asking, Engine, load_weights
 from ventaja.tracking import RL_COLUMNS, Progress
 from ventaja.training.algorithms import Algorithm, all_found
 from ventaja.training.config import RlConfig
+from ventaja.training.critic import check_room
 from ventaja.training.data import held_out_prompts, unseen
 from ventaja.training.evaluation import full_marks, measure
 from ventaja.training.joints import check_engine, check_environment, make_engine, make_environment
@@ -99,6 +100,8 @@ class RlRun:
         learners = {"policy": policy}
         if critic is not None and not critic.shares_trunk:
             learners["critic"] = critic.learner
+            longest = max(map(len, prompts.token_ids)) + config.sampling.max_tokens
+            check_room(critic.learner.network, network, longest=longest)
         start.restore(learners)
         engine = engine or make_engine(config.engine, network)
         load_weights(engine, network, version=policy.updates)
