@@ -127,16 +127,15 @@ def comparison(outcomes: dict[int, Outcome], others: dict[int, dict[str, Tuned]]
     }
     files = {name: read(f"{name}.yaml") for name in OTHERS}
     parts = "; ".join(
-        f"{name.upper()} ({', '.join(f'{part} {value}' for part, value in values['algorithm'].items() if part != 'name')}; "
-        f"{values['run']['rounds']} rounds)"
+        f"{name.upper()} ({', '.join(f'{part} {value}' for part, value in _settings(values))})"
         for name, values in files.items()
     )
     lines = [
         "## PPO and REINFORCE from the same starts",
         "",
-        f"The same supervised start, prompts, answers a round, answers a prompt and learning rate; beside GRPO, {parts}. "
-        "Minutes are those of the rounds: sampling, judging and training. What else differs from the rows of "
-        "`ventaja algorithms` is in `examples/arithmetic/ppo.yaml` and `reinforce.yaml`.",
+        f"The same supervised start, prompts, answers a round and answers a prompt; beside GRPO, {parts}. Minutes are those of the "
+        "rounds: sampling, judging and training. PPO's learning rates were chosen on another seed, GRPO's is the demo's, which "
+        "REINFORCE has too.",
         "",
         "| seed | algorithm | sampled | greedy | RL added, sampled | minutes | of GRPO's |",
         "|---|---|---|---|---|---|---|",
@@ -160,6 +159,16 @@ def comparison(outcomes: dict[int, Outcome], others: dict[int, dict[str, Tuned]]
         "",
     ]
     return lines
+
+
+def _settings(values: dict) -> list[tuple[str, object]]:
+    """What a run file sets, but for the algorithm's name."""
+    return [
+        (f"{group}.{name}", value)
+        for group, settings in values.items()
+        for name, value in settings.items()
+        if (group, name) != ("algorithm", "name")
+    ]
 
 
 @dataclass(frozen=True)
