@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -141,7 +141,12 @@ def _serve(config: RankConfig) -> None:
         for rater in raters:
             print(f"  {rater.name:<{width}}  {site.url}/#{rater.secret}")
         print(f"  {'(agreement)':<{width}}  {site.url}/#{store.organiser()}", flush=True)
-        serve(app, site, certificate=share and share.certificate, key=share and share.key)
+        serve(
+            app,
+            site,
+            certificate=None if share is None else share.certificate,
+            key=None if share is None else share.key,
+        )
 
 
 def _import(argv: list[str]) -> None:
@@ -162,7 +167,7 @@ def _import(argv: list[str]) -> None:
     )
     what.add_argument("--gold", action="store_true", help="The files hold right orders, to test raters with.")
     given = parser.parse_args(argv)
-    found = []
+    found: list[tuple[str, Sequence[Item], Sequence[SetAside]]] = []
     for path in given.files:
         if given.rankings or given.gold:
             found.append((path, items_of(read_rankings(path, say=print), gold=given.gold), []))

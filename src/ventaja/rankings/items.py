@@ -5,6 +5,7 @@ What cannot be ranked is set aside, with its place and why; the caller writes it
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,9 +144,7 @@ def _of_groups(path: Path) -> Iterator[Item | SetAside]:
     for number, group in enumerate(groups):
         own = sources[first : first + len(group)] if sources is not None else None
         first += len(group)
-        yield _checked(
-            lambda group=group, own=own: _of_group(path, group, own), f"{path}, group {number}", {}
-        )
+        yield _checked(functools.partial(_of_group, path, group, own), f"{path}, group {number}", {})
 
 
 def _of_group(path: Path, group: Group, sources: list[Any] | None) -> Item:
@@ -190,7 +189,7 @@ def _of_lines(path: Path) -> Iterator[Item | SetAside]:
             )
             continue
         default = f"{path.name}:{number}"
-        yield _checked(lambda row=row, default=default: _of_row(row, default), place, row)
+        yield _checked(functools.partial(_of_row, row, default), place, row)
 
 
 def _of_row(row: Mapping[str, Any], default_id: str) -> Item:
