@@ -25,7 +25,7 @@ from ventaja.rankings import (
     write_pairs,
     write_rankings,
 )
-from ventaja.rankings.items import items_of
+from ventaja.rankings.items import Item, items_of
 from ventaja.settings import Settings
 from ventaja.training.config import Config
 
@@ -167,7 +167,7 @@ def _import(argv: list[str]) -> None:
     )
     what.add_argument("--gold", action="store_true", help="The files hold right orders, to test raters with.")
     given = parser.parse_args(argv)
-    found: list[tuple[str, Sequence[Item], Sequence[SetAside]]] = []
+    found: list[tuple[str, Sequence[Item], list[SetAside]]] = []
     for path in given.files:
         if given.rankings or given.gold:
             found.append((path, items_of(read_rankings(path, say=print), gold=given.gold), []))
