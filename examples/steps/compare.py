@@ -39,6 +39,14 @@ WAYS: Mapping[str, tuple[str, dict[str, float]]] = {
 }
 """What each way is credited by: the part `credit`, and the weights of the two judges."""
 
+MEANING: Mapping[str, str] = {
+    "outcome": "1 if the last line comes to the result",
+    "sum of lines": "a third for each right line, added up",
+    "process": "a third for each right line",
+    "process_min": "a third for each right line",
+}
+"""What each way is credited for."""
+
 
 @dataclass(frozen=True)
 class MeanOf:
@@ -134,10 +142,7 @@ def results(runs: Mapping[str, Sequence[Run]], seeds: Sequence[int], seconds: fl
         "",
         "| way | is credited for | credit |",
         "|---|---|---|",
-        "| outcome | 1 if the last line comes to the result | `sequence` |",
-        "| sum of lines | a third for each right line, added up | `sequence` |",
-        "| process | a third for each right line | `process` |",
-        "| process_min | a third for each right line | `process_min` |",
+        *(f"| {way} | {MEANING[way]} | `{WAYS[way][0]}` |" for way in runs),
         "",
         f"Share of sampled answers whose last line comes to the result, in the first round, half-way and at the end (means over "
         f"{LAST} rounds); on {rl['eval']['size']} held-out problems after the last round, the share of answers of which every line "
