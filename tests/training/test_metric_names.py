@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_reward_model import dpo, reward
+from test_reward_model import dpo, ranking, reward
 from tiny_task import run_rl, run_sft
 
 from ventaja import log_metric
@@ -52,6 +52,7 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
     }  # fmt: skip
     bfloat16 = {"precision": "bfloat16"}
     many = {"rounds": 2, "completions_per_round": 32}
+    ranked = [ranking(c, ["a", "bb", "cab"], ((0,), (1,), (2,)), line=1) for c in "abcdefgh"]
     runs = {
         "rl": [
             run_rl(
@@ -73,8 +74,8 @@ def recorded(model, tmp_path_factory) -> dict[str, set[str]]:
             )
         ],
         "rankings": [
-            reward(folder / "reward", model, model=bfloat16, run={"updates": 1}),
-            dpo(folder / "dpo", model, run={"updates": 1}),
+            reward(folder / "reward", model, ranked, model=bfloat16, run={"updates": 1}),
+            dpo(folder / "dpo", model, ranked, run={"updates": 1}),
         ],
     }  # fmt: skip
     return {
