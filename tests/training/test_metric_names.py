@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_reward_model import dpo, reward
+from test_reward_model import dpo, ranking, reward
 from tiny_task import run_rl, run_sft
 
 from ventaja import log_metric
@@ -53,6 +53,7 @@ def made(model, tmp_path_factory) -> dict[str, list[Run]]:
     }  # fmt: skip
     bfloat16 = {"precision": "bfloat16"}
     many = {"rounds": 2, "completions_per_round": 32}
+    ranked = [ranking(c, ["a", "bb", "cab"], ((0,), (1,), (2,)), line=1) for c in "abcdefgh"]
     return {
         "rl": [
             run_rl(
@@ -75,8 +76,8 @@ def made(model, tmp_path_factory) -> dict[str, list[Run]]:
             )
         ],
         "rankings": [
-            reward(folder / "reward", model, model=bfloat16, run={"updates": 1}),
-            dpo(folder / "dpo", model, run={"updates": 1}),
+            reward(folder / "reward", model, ranked, model=bfloat16, run={"updates": 1}),
+            dpo(folder / "dpo", model, ranked, run={"updates": 1}),
         ],
     }  # fmt: skip
 

@@ -53,7 +53,7 @@ def asked(function, *, ids=True):
 
 def test_rewards_are_transformers_scores_less_the_line(judge):
     [checkpoint] = (judge / "checkpoints").iterdir()
-    line = float(load_reward_model(str(judge)).heads.line_E)
+    line = float(load_reward_model(str(judge)).heads.line_E.detach())
     assert line != 0
     expected = [s - line for q in QUESTIONS for s in by_transformers(checkpoint, q, ANSWERS)]
     assert asked(loaded(judge)) == pytest.approx(expected, abs=1e-4)

@@ -151,7 +151,9 @@ def _take_over(learner: Learner, judge: ScoreHead, config: AdamWConfig, *, initi
     """
     head = learner.network.add_value_head(initial_value=initial_value)
     head.begin_from(
-        judge.folded().mean(dim=0), size=judge.size, constant=initial_value - float(judge.line_E.mean())
+        judge.folded().mean(dim=0),
+        size=judge.size,
+        constant=initial_value - float(judge.line_E.detach().mean()),
     )
     learner.learn_head(head, config)
 
