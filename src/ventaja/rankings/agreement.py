@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,8 +190,8 @@ def _sign(value: float) -> int:
     return int(math.copysign(1, value)) if value else 0
 
 
-def _part(counts: object) -> float | None:
-    some, all_ = counts  # type: ignore[misc]
+def _part(counts: Iterable[int]) -> float | None:
+    some, all_ = counts
     return some / all_ if all_ else None
 
 

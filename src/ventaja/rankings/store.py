@@ -472,7 +472,9 @@ class Store:
                 (repeats, gold),
             ).fetchall()
             found: list[Ranking] = []
-            item, prompt, answers = None, None, ()
+            item: int | None = None
+            prompt: Prompt | None = None
+            answers: tuple[Answer, ...] = ()
             for row in rows:
                 if row["item"] != item:
                     item = row["item"]
