@@ -195,11 +195,12 @@ def test_by_touch_at_phone_width(serve, visit):
         for number, ((x, y),) in enumerate(points):
             kind = "touchStart" if number == 0 else "touchMove"
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+            page.wait_for_timeout(60)  # no fling, which would swallow the next tap
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
     x, y = centre(page, "#rows > li:nth-child(1)")
     swipe(centre(page, "#rows > li:nth-child(3) .handle"), (x, y - 20))
-    page.wait_for_timeout(600)  # a tap at once would be the second of a double tap
+    page.wait_for_timeout(1000)  # a tap at once would be the second of a double tap
     assert board(page) == [[2], [1], [0]]
     page.tap("#rows [data-answer='0'] .choose")
     page.tap("#rows [data-answer='0'] [data-do='tie']")
