@@ -37,10 +37,15 @@ class Told:
     """Of every page."""
     wrong: list[str] = field(default_factory=list)
     """Answers that no rater should get."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set when nobody is to begin another item."""
 
 
-def storm(folder: Path, *, seconds: float, raters: int, kill_every: float, items: int) -> dict[str, object]:
-    """Runs it, and returns what came of it."""
+def storm(
+    folder: Path, *, seconds: float, raters: int, kill_every: float, items: int, most_kills: int = 1_000_000
+) -> dict[str, object]:
+    """Runs it for so many seconds or kills, and returns what came of it. A server that has not kept anything yet is not killed:
+    on a machine that is busy, or that takes long to start one, it would be for nothing."""
     path = folder / "rankings.db"
     secrets = _store(path, [f"rater{n}" for n in range(raters)], items)
     port = _free_port()
@@ -48,19 +53,21 @@ def storm(folder: Path, *, seconds: float, raters: int, kill_every: float, items
     end = time.monotonic() + seconds
     told = Told()
     threads = [
-        threading.Thread(target=_rate, args=(name, secret, port, end, told))
-        for name, secret in secrets.items()
+        threading.Thread(target=_rate, args=(name, secret, port, told)) for name, secret in secrets.items()
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     for thread in threads:
         thread.start()
-    kills = 0
-    while time.monotonic() + kill_every < end:
+    kills, before = 0, 0
+    while time.monotonic() < end and kills < most_kills:
         time.sleep(kill_every)
+        while len(told.confirmed) == before and time.monotonic() < end:
+            time.sleep(0.1)
         process.kill()
         process.wait()
-        kills += 1
+        kills, before = kills + 1, len(told.confirmed)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    told.over.set()
     for thread in threads:
         thread.join()
     process.kill()
@@ -68,9 +75,9 @@ def storm(folder: Path, *, seconds: float, raters: int, kill_every: float, items
     return {"kills": kills, **_compare(path, told)}
 
 
-def _rate(name: str, secret: str, port: int, end: float, told: Told) -> None:
+def _rate(name: str, secret: str, port: int, told: Told) -> None:
     chance = random.Random(name)
-    while time.monotonic() < end:
+    while not told.over.is_set():
         began = time.perf_counter()
         page = _ask(port, secret, "GET", "/rank.json")
         if page is None:
@@ -94,8 +101,6 @@ def _rate(name: str, secret: str, port: int, end: float, told: Told) -> None:
         kept = None
         while kept is None:  # the same submit again, until it is answered: the server comes back
             kept = _ask(port, secret, "POST", f"/item/{showing}/judge", body)
-            if kept is None and time.monotonic() > end + 30:
-                return
         if kept[0] == 200:
             told.confirmed.append((name, int(str(showing)), json.dumps(tiers)))
         else:

@@ -44,9 +44,13 @@ def test_the_readmes_run_file_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_readmes_flags_exist() -> None:
+    from ventaja.cli.rank import RankConfig
     from ventaja.training.config import EvaluationConfig
+    from ventaja.training.ranking_config import RewardModelConfig
+    from ventaja.training.sampling_config import SampleConfig
 
-    names = {s.name for kind in (RlConfig, EvaluationConfig) for s in settings_of(kind)}
+    kinds = (RlConfig, EvaluationConfig, SampleConfig, RankConfig, RewardModelConfig)
+    names = {s.name for kind in kinds for s in settings_of(kind)}
     groups = {name.split(".")[0] for name in names}
     for flag in re.findall(r"--([a-z_.]+)", "\n".join(re.findall(r"^    ventaja .*$", README, re.MULTILINE))):
         assert flag in names | groups | {"help"}, flag

@@ -32,7 +32,7 @@ def run(model, tmp_path_factory):
 
 
 def test_the_best_checkpoint_is_that_of_the_highest_gold_and_is_kept(run):
-    measured = {line["updates"]: line["eval/gold"] for line in run.metrics if "eval/gold" in line}
+    measured = {line["total_updates"]: line["eval/gold"] for line in run.metrics if "eval/gold" in line}
     best = max(measured, key=lambda updates: (measured[updates], -updates))
     assert run.best_checkpoint.name == f"{int(best):06d}"
     assert run.best_checkpoint.is_dir()
@@ -51,7 +51,7 @@ def test_the_report_draws_both_over_the_distance(run):
     page = run.report().read_text()
     assert "Reward over the distance from the reference" in page
     assert "d(α − β log d)" in page
-    [best] = [line for line in run.metrics if line["updates"] == int(run.best_checkpoint.name)][:1]
+    [best] = [line for line in run.metrics if line["total_updates"] == int(run.best_checkpoint.name)][:1]
     where = math.sqrt(best["kl"] * best["completions/mean_length"])
     assert f"best checkpoint by held-out gold, at √KL {where:.2f}" in page
 

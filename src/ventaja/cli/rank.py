@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from ventaja.cli.arguments import Parser, read_config
 from ventaja.errors import ConfigError, DataError, did_you_mean
 from ventaja.rankings import (
     Added,
+    Item,
     Plan,
     SetAside,
     Store,
@@ -25,7 +26,7 @@ from ventaja.rankings import (
     write_pairs,
     write_rankings,
 )
-from ventaja.rankings.items import Item, items_of
+from ventaja.rankings.items import items_of
 from ventaja.settings import Settings
 from ventaja.training.config import Config
 
@@ -141,12 +142,7 @@ def _serve(config: RankConfig) -> None:
         for rater in raters:
             print(f"  {rater.name:<{width}}  {site.url}/#{rater.secret}")
         print(f"  {'(agreement)':<{width}}  {site.url}/#{store.organiser()}", flush=True)
-        serve(
-            app,
-            site,
-            certificate=None if share is None else share.certificate,
-            key=None if share is None else share.key,
-        )
+        serve(app, site, certificate=share.certificate if share else None, key=share.key if share else None)
 
 
 def _import(argv: list[str]) -> None:
@@ -167,7 +163,7 @@ def _import(argv: list[str]) -> None:
     )
     what.add_argument("--gold", action="store_true", help="The files hold right orders, to test raters with.")
     given = parser.parse_args(argv)
-    found: list[tuple[str, Sequence[Item], list[SetAside]]] = []
+    found: list[tuple[str, list[Item], list[SetAside]]] = []
     for path in given.files:
         if given.rankings or given.gold:
             found.append((path, items_of(read_rankings(path, say=print), gold=given.gold), []))

@@ -26,7 +26,7 @@ def best_of_n(proxy_PG: Float[Tensor, "P G"], gold_PG: Float[Tensor, "P G"], *, 
     """The gold reward of the answer that the proxy likes best of n, from G ≥ n answers to each of P prompts.
 
     Averaged over all subsets of n, not only one: with answers in the order of the proxy, the i-th of G is the best of
-    C(i−1, n−1) of C(G, n) subsets (WebGPT, arXiv:2112.09332, appendix I). Of answers that the proxy likes equally, each is
+    C(i−1, n−1) of C(G, n) subsets (WebGPT, arXiv:2112.09332). Of answers that the proxy likes equally, each is
     chosen as often. Raises ValueError if n is below 1 or above G.
     """
     G = proxy_PG.shape[1]
@@ -46,7 +46,7 @@ def best_of_n(proxy_PG: Float[Tensor, "P G"], gold_PG: Float[Tensor, "P G"], *, 
 def gold_by_distance(distance_N: Float[Tensor, "N"], gold_N: Float[Tensor, "N"]) -> tuple[float, float]:
     """α and β of  R(d) = d (α − β log d), gold gained over the reference by reinforcement learning; least squares.
 
-    Gao et al. (arXiv:2210.10760), eq. 2. Rises with slope α at first and turns where α − β log d = β. Points at d = 0 are
+    Gao et al. (arXiv:2210.10760). Rises with slope α at first and turns where α − β log d = β. Points at d = 0 are
     left out. Raises ValueError unless two different distances are left.
     """
     return _fitted(distance_N, gold_N, lambda d: d * d.log())

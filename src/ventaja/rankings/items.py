@@ -5,11 +5,11 @@ What cannot be ranked is set aside, with its place and why; the caller writes it
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def _of_groups(path: Path) -> Iterator[Item | SetAside]:
     for number, group in enumerate(groups):
         own = sources[first : first + len(group)] if sources is not None else None
         first += len(group)
-        yield _checked(functools.partial(_of_group, path, group, own), f"{path}, group {number}", {})
+        yield _checked(partial(_of_group, path, group, own), f"{path}, group {number}", {})
 
 
 def _of_group(path: Path, group: Group, sources: list[Any] | None) -> Item:
@@ -188,8 +188,7 @@ def _of_lines(path: Path) -> Iterator[Item | SetAside]:
                 where=place, why="the line is not an object with 'prompt' and 'answers'", row={"line": row}
             )
             continue
-        default = f"{path.name}:{number}"
-        yield _checked(functools.partial(_of_row, row, default), place, row)
+        yield _checked(partial(_of_row, row, f"{path.name}:{number}"), place, row)
 
 
 def _of_row(row: Mapping[str, Any], default_id: str) -> Item:

@@ -174,7 +174,7 @@ class RunFolder:
             (cost, number)
             for line in self.metrics()
             if (cost := held_out_cost(line)) is not None
-            and (number := int(line.get("updates", line.get("round", -1)))) in kept
+            and (number := int(line.get("total_updates", line.get("round", -1)))) in kept
         ]
         return min(costs)[1] if costs else None
 

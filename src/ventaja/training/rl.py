@@ -95,7 +95,7 @@ def play(run: RlRun, on_round: OnRound | None = None) -> None:
                 session.pause(run.save)
         load_weights(run.engine, policy.network, version=policy.updates)
         metrics = round_metrics(round_, algorithm) | run.measured(number) | policy.metrics()
-        metrics["updates"] = float(session.steps)
+        metrics["total_updates"] = float(session.steps)
         best = session.is_best(metrics)
         if algorithm.needs_reference:
             metrics["kl_coef"] = state.kl_coef
