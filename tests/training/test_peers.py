@@ -12,14 +12,14 @@ import pytest
 import ventaja
 from ventaja.cli import main
 from ventaja.errors import ConfigError
-from ventaja.training import EvaluationConfig, RlConfig, SftConfig, parse
+from ventaja.training import EvaluationConfig, RewardModelConfig, RlConfig, SftConfig, parse
 from ventaja.training.config import setting_names
 from ventaja.training.peer_names import PEERS
 from ventaja.training.validation import setting_hint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming-from-trl.md").read_text(encoding="utf-8")
 NAMES = {kind: setting_names(kind) for kind in (RlConfig, SftConfig, EvaluationConfig)}
-EVERY = {name for names in NAMES.values() for name in names}
+EVERY = {name for names in NAMES.values() for name in names} | set(setting_names(RewardModelConfig))
 
 
 def table(title):

@@ -72,6 +72,8 @@ _TRL = (
     _trl("max_seq_length", "data.max_tokens", note="what happens to longer ones is data.too_long"),
     _trl("truncation_mode", "data.too_long"),
     _trl("reward_funcs", "reward.functions"),
+    _trl("reward_model_path", "reward.functions", note="the folder of a reward model"),
+    _trl("center_rewards_coefficient", "ranking.centring", note="of a group's mean score, not of a pair's sum"),
     _trl("reward_weights", "reward.functions", note="each function has its weight"),
     _trl("mask_truncated_completions", "reward.truncated", note="its value is mask"),
     _trl("missing_eos_penalty", "reward.truncation_penalty", note="it goes with reward.truncated: penalise"),
@@ -168,7 +170,7 @@ _VERL = (
     _verl("data.val_batch_size", "engine.max_batch", "optimiser.max_tokens", note="in training too"),
     _verl("custom_reward_function.path", "reward.functions", note="path/to/file.py:function"),
     _verl("custom_reward_function.name", "reward.functions", note="path/to/file.py:function"),
-    _verl("reward_model.*", "reward.functions", note="a function of yours may ask a model"),
+    _verl("reward_model.*", "reward.functions", note="the folder of a reward model"),
     _verl(f"{_ROLLOUT}.n", "algorithm.group_size"),
     _verl(f"{_ROLLOUT}.prompt_length", "data.max_prompt_tokens"),
     _verl(f"{_ROLLOUT}.response_length", "sampling.max_tokens"),
@@ -248,7 +250,7 @@ _OPENRLHF = (
     _openrlhf("prompt_max_len", "data.max_prompt_tokens"),
     _openrlhf("max_len", "data.max_tokens", "sampling.max_tokens"),
     _openrlhf("generate_max_len", "sampling.max_tokens"),
-    _openrlhf("reward_pretrain", "reward.functions", note="a function of yours may ask a model"),
+    _openrlhf("reward_pretrain", "reward.functions", note="the folder of a reward model"),
     _openrlhf("remote_rm_url", "reward.functions", note="path/to/file.py:function, which may ask a server"),
     _openrlhf("overlong_buffer_len", "reward.overlong_buffer"),
     _openrlhf("overlong_penalty_factor", "reward.overlong_penalty"),
@@ -321,10 +323,6 @@ _WITHOUT = (
         "the reference stays the model that the run began with; to move it, begin a new run from the last one's folder "
         "with model.name",
         trl="sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
-    ),
-    *_without(
-        "no reward model is trained: a reward is a function, verifier or task",
-        trl="center_rewards_coefficient reward_model_path",
     ),
     *_without(
         "metrics.jsonl has every round (every step in sft), and a terminal shows it",
