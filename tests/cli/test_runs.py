@@ -209,7 +209,16 @@ def test_sample_reads_candidates_and_says_what_to_do_next(seen, capsys, monkeypa
         return Sampled(path=config.output, prompts=3, answers=12, seconds=2.0)
 
     monkeypatch.setattr(training, "sample", sample)
-    argv = ["--model", "m", "--data", "d.jsonl", "--candidates", "{temperature: 0.5}", "--candidates", "runs/x"]
+    argv = [
+        "--model",
+        "m",
+        "--data",
+        "d.jsonl",
+        "--candidates",
+        "{temperature: 0.5}",
+        "--candidates",
+        "runs/x",
+    ]
     assert main(["sample", *argv, "--output", "a.parquet"]) == 0
     assert [(c.model, c.temperature) for c in seen.config.chosen_candidates] == [("m", 0.5), ("runs/x", 1.0)]
     assert seen.command.startswith("ventaja sample --model m")

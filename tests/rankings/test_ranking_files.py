@@ -335,7 +335,7 @@ def test_pairs_for_others(tmp_path: Path, ending: str, content: Any) -> None:
         ("d", "b"),
     ]
     assert all(pair.prompt.content == content for pair in back)
-    assert "1 pairs of answers that are tied or in no order; 1 lines" in said[0]
+    assert "1 pair of answers that are tied or in no order; 1 line" in said[0]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

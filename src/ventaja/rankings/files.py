@@ -270,19 +270,20 @@ def write_pairs(path: str | Path, rankings: Iterable[Ranking], *, say: Say = _on
         )
     else:
         _write_jsonl(path, rows)
-    possible = sum(len(ranking.answers) * (len(ranking.answers) - 1) // 2 for ranking in rankings)
+    pairs_there = sum(len(ranking.answers) * (len(ranking.answers) - 1) // 2 for ranking in rankings)
+    open_ = pairs_there - len(rows)
     lines = sum(ranking.line is not None for ranking in rankings)
     lost = [
-        *(
-            [f"{possible - len(rows)} pairs of answers that are tied or in no order"]
-            if possible > len(rows)
-            else []
-        ),
-        *([f"{lines} lines between acceptable and not"] if lines else []),
+        *([f"{_counted(open_, 'pair')} of answers that are tied or in no order"] if open_ else []),
+        *([f"{_counted(lines, 'line')} between acceptable and not"] if lines else []),
     ]
     if lost:
-        say(f"{path}: {len(rows)} pairs. Pairs cannot say, and so leave out: {'; '.join(lost)}.")
+        say(f"{path}: {_counted(len(rows), 'pair')}. Pairs cannot say, and so leave out: {'; '.join(lost)}.")
     return len(rows)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _said(ranking: Ranking, place: int) -> str | list[Message]:
