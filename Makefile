@@ -11,7 +11,7 @@ TEST := $(VENV)/.installed-test
 demo: $(RUN)  ## SmolLM2-135M learns arithmetic: supervised start, then GRPO. About 4 minutes on two cores.
 	$(BIN)/python examples/arithmetic/demo.py
 
-rlhf: $(RUN)  ## Sample, rank (by a synthetic judge), reward model, then DPO, PPO and GRPO: the whole RLHF chain. About 20 minutes.
+rlhf: $(RUN)  ## Sample, rank (by a synthetic judge), reward model, then DPO, PPO and GRPO: the whole RLHF chain. Under half an hour.
 	$(BIN)/python examples/rlhf/chain.py
 
 results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.md.
@@ -20,7 +20,7 @@ results: $(RUN)  ## The demo's figures for three seeds, written to docs/results.
 results-steps: $(RUN)  ## Credit by step and for the outcome, three seeds, written to docs/results-steps.md. About three quarters of an hour.
 	$(BIN)/python examples/steps/compare.py
 
-results-rlhf: $(RUN)  ## The RLHF chain for three seeds, written to docs/results-rlhf.md. About an hour.
+results-rlhf: $(RUN)  ## The RLHF chain for three seeds, written to docs/results-rlhf.md. More than an hour.
 	$(BIN)/python examples/rlhf/chain.py --seeds 0 1 2 --write
 
 screenshots: $(TEST)  ## The pictures of docs/ranking.md, taken by chromium (apt-get install chromium).
